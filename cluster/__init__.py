@@ -1,0 +1,1 @@
+"""Machines: places, settings machinery, processes. Knows nothing of text or models."""

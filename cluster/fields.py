@@ -1,0 +1,92 @@
+"""Typed settings: the base class, and what each field means for a run that is resumed.
+
+Every field is one of three kinds (a test fails for a field without one):
+
+- identity: must be equal on resume (model, tokenizer, optimizer kind);
+- plan:     changes only when accepted by name, and is then recorded (data, batch, schedule);
+- free:     may change at any restart (workers, ZeRO stage, micro-batch, paths, logging).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+OnResume = Literal["identity", "plan", "free"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes`, `on` and `off` as true and false, and pydantic would take those as 1 and 0."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = kinds_of(cls.model_fields[info.field_name])
+            if bool not in kinds and kinds & {int, float}:
+                raise ValueError("true and false (in YAML also yes, no, on, off) are no number")
+        return value
+
+
+def identity(default: Any = ..., help: str = "", **constraints: Any) -> Any:
+    """A field that must be equal when a run is resumed."""
+    return Field(default, description=help, json_schema_extra={"on_resume": "identity"}, **constraints)
+
+
+def plan(default: Any = ..., help: str = "", **constraints: Any) -> Any:
+    """A field that changes on resume only when it is accepted by name."""
+    return Field(default, description=help, json_schema_extra={"on_resume": "plan"}, **constraints)
+
+
+def free(default: Any = ..., help: str = "", **constraints: Any) -> Any:
+    """A field that may change at any restart."""
+    return Field(default, description=help, json_schema_extra={"on_resume": "free"}, **constraints)
+
+
+def nested(field: FieldInfo) -> type[Settings] | None:
+    """The settings class that a field holds, or None for a plain value or a list."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Settings) else None
+
+
+def kinds_of(field: FieldInfo) -> set[Any]:
+    """The plain alternatives of a field's type: `{str, NoneType}` for `str | None`."""
+    annotation = field.annotation
+    return set(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else {annotation}
+
+
+def leaves(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Each plain field of a settings class with its dotted name, depth first."""
+    for name, field in kind.model_fields.items():
+        inner = nested(field)
+        if inner is not None:
+            yield from leaves(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def on_resume(field: FieldInfo) -> OnResume | None:
+    """The declared kind of a field; None where it was forgotten."""
+    extra = field.json_schema_extra
+    kind = extra.get("on_resume") if isinstance(extra, dict) else None
+    return kind if kind in ("identity", "plan", "free") else None  # type: ignore[return-value]
+
+
+def values_of_kind(settings: Settings, *kinds: OnResume) -> dict[str, Any]:
+    """Dotted name to value for the plain fields of `settings` declared as one of `kinds`."""
+    dumped = settings.model_dump(mode="json")  # as a saved file holds them, so that the two compare
+    values: dict[str, Any] = {}
+    for dotted, field in leaves(type(settings)):
+        if on_resume(field) in kinds:
+            value: Any = dumped
+            for part in dotted.split("."):
+                value = value[part]
+            values[dotted] = value
+    return values

@@ -1,0 +1,74 @@
+"""Ray for the length of a command: started on this machine, or the cluster that is named."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from cluster.errors import UserError
+from cluster.recipe import ROOT
+from cluster.settings import ClusterSettings
+
+
+@contextmanager
+def ray_session(settings: ClusterSettings) -> Iterator[None]:
+    """Ray, initialised; ended when the block ends. Inside a running session it does nothing.
+
+    The cluster is `cluster.address`, else RAY_ADDRESS (set inside a `ray job`), else a new one on this machine.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    # The controller of a training asks its workers this often; the default of 2 s is felt at start and end.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a coming default
+    shipped = {} if address else {"env_vars": {"PYTHONPATH": _python_path()}}  # a job brings its working dir itself
+    try:
+        if address:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True)
+        else:
+            # The dashboard stays on: Ray Train's controller asks it whether actors live.
+            ray.init(
+                address="local",
+                num_cpus=settings.num_cpus,
+                include_dashboard=True,
+                logging_level=logging.ERROR,
+                log_to_driver=True,
+                runtime_env=shipped,
+            )
+    except ConnectionError as error:
+        raise UserError(f"cluster.address {address!r}: no Ray cluster answers there: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def available_cpus() -> int:
+    """CPUs of all nodes of the session."""
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def is_many_nodes() -> bool:
+    """Whether the session spans several nodes."""
+    return sum(1 for node in ray.nodes() if node["Alive"]) > 1
+
+
+def check_output_place(path: str, key: str) -> None:
+    """UserError for a relative path in a job over several nodes: each node would write to a folder of its own."""
+    if not Path(path).is_absolute() and is_many_nodes():
+        raise UserError(
+            f"{key}: '{path}' is relative, and this job runs on several nodes: set --{key} to an absolute path "
+            "on storage that every node shares"
+        )
+
+
+def _python_path() -> str:
+    """The repository's root first, so that workers import the code that the driver runs."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

@@ -1,0 +1,26 @@
+"""RAW DATA -> ARROW SHARDS.
+
+    recipe ── inputs.py ──> splits (pieces of files)
+      │ clean_task.py    records.py -> cleaning.py -> content.py     one sorted run of documents a split
+      │ tokenizer_training.py                                        on the first documents of the order
+      │ spill_task.py    tokenizer.py, sentences.py                  the same run as tokens
+      │ merge_task.py    exact duplicates, shards.py                 one shard a task
+      └ manifest.py      index.arrow, tokenizer/, rejected/, report.json, and last of all manifest.json
+
+`pipeline.py` owns this flow, `work.py` what is done of it, `ray_splits.py` where it runs. Readers of the
+result enter by `open_corpus`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from data_jobs.corpus import Corpus
+
+
+def open_corpus(path: str, verify: Literal["start", "read"] | None = None) -> Corpus:
+    """Open a corpus folder; see `data_jobs.corpus.open_corpus`. (Imported late: settings need no Arrow.)"""
+    from data_jobs.corpus import open_corpus as open_it
+
+    return open_it(path, verify)

@@ -1,0 +1,183 @@
+"""From the receipts of all tasks to the files of a finished corpus, the manifest last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UserError
+from cluster.fault_points import fault_point
+from cluster.places import sync_folder, write_bytes, write_json
+from data_jobs import state
+from data_jobs.inputs import InputFile, Split
+from data_jobs.ledger import Count, chain, total
+from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, Shard, index_bytes, make_manifest
+from data_jobs.rejects import RejectSample
+from data_jobs.report import make_report, write_rejected
+from data_jobs.sentences import rule_of
+from data_jobs.settings import CorpusSettings, metadata_of
+from data_jobs.spill_task import token_dtype
+from data_jobs.tokenizer import Tokenizer
+from data_jobs.work import Job, Receipt
+
+STAGES = ("read", "clean", "encode", "deduplicate")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Everything that was done, each with its receipt."""
+
+    settings: CorpusSettings
+    files: Sequence[InputFile]
+    cleaned: Sequence[tuple[Split, Receipt]]
+    spilled: Sequence[tuple[int, Receipt]]
+    """(number of the source, receipt), once for each run: equal runs count each."""
+    merged: Sequence[tuple[Job, Receipt]]
+    tokenizer: Tokenizer
+
+    def counts(self) -> dict[str, dict[str, Count]]:
+        """Source to stage to count."""
+        counts = {}
+        for number, source in enumerate(self.settings.sources):
+            clean = [done for split, done in self.cleaned if split.source == number]
+            receipts = {
+                "read": clean,
+                "clean": clean,
+                "encode": [done for n, done in self.spilled if n == number],
+                "deduplicate": [done for job, done in self.merged if job["source"] == source.name],
+            }
+            counts[source.name] = {stage: _total(receipts[stage], stage) for stage in STAGES}
+        return counts
+
+    def shards(self) -> list[Shard]:
+        """The index, in the order of sources, train before val; empty ranges have no file."""
+        return [
+            Shard(
+                part=0,
+                split=job["split"],
+                source=job["source"],
+                name=f"{SHARDS}/{done['file']}",
+                **{unit: done[unit] for unit in ("documents", "tokens", "bytes", "values_at", "digest")},
+            )
+            for job, done in self.merged
+            if done["file"]
+        ]
+
+    def pieces(self) -> list[dict[str, Any]]:
+        """What was read of which file."""
+        return [{"source": split.source, **piece} for split, done in self.cleaned for piece in done["pieces"]]
+
+    def rejects(self) -> RejectSample:
+        """The sample of what was dropped."""
+        sample = RejectSample()
+        for _, receipt in (*self.cleaned, *self.spilled, *self.merged):
+            sample.add_all(receipt["rejects"])
+        return sample
+
+
+def write_corpus(
+    out: Path, fixed: dict[str, Any], done: Finished, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Write what stands beside the shards, then the manifest, which makes it a corpus."""
+    shards, counts, tokenizer = done.shards(), done.counts(), done.tokenizer
+    if not shards:
+        raise UserError(_nothing_left(counts))
+    whole = total(chain(by_stage.values()) for by_stage in counts.values())
+    whole.check("the corpus")
+    manifest = make_manifest(
+        fixed,
+        {
+            "kind": tokenizer.kind,
+            "fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "specials": tokenizer.specials,
+        },
+        token_dtype(tokenizer.vocab_size).itemsize,
+        [
+            {
+                "name": source.name,
+                "format": source.format,
+                "weight": source.weight,
+                "sentence_rule": rule_of(source.format),
+                "metadata": metadata_of(source),
+            }
+            for source in done.settings.sources
+        ],
+        shards,
+        [
+            {"stage": stage, "source": source, **counts[source][stage].to_json()}
+            for source in counts
+            for stage in STAGES
+        ],
+        whole.to_json(),
+    )
+    tokenizer.save(out / TOKENIZER)
+    write_bytes(out / INDEX, index_bytes(shards))
+    _sweep(out / SHARDS, shards)
+    pieces = done.pieces()
+    write_rejected(out / state.REJECTED, done.rejects().entries(), pieces)
+    state.write_input(out, done.files, done.settings.sources, pieces)
+    receipts = [receipt for _, receipt in done.merged]
+    write_json(out / state.REPORT, make_report(manifest, receipts, pieces, seconds))
+    fault_point("prepare.before_manifest")
+    write_json(out / MANIFEST, manifest)
+    fault_point("prepare.after_manifest")
+    return manifest
+
+
+def check_readable(settings: CorpusSettings, splits: Sequence[Split], cleaned: Sequence[Receipt]) -> None:
+    """UserError where too much could not be read: a wrong field name must not give an empty corpus."""
+    counts = {}
+    for number, source in enumerate(settings.sources):
+        own = [done for split, done in zip(splits, cleaned) if split.source == number]
+        counts[source.name] = {stage: _total(own, stage) for stage in ("read", "clean")}
+        count = counts[source.name]["read"]
+        bad = sum(count.documents_dropped.values())
+        allowed = 0.0 if settings.on_bad == "fail" else settings.max_bad_fraction * count.documents_in
+        if bad > allowed:
+            raise UserError(_too_many_bad(settings, source.name, count, own))
+    if not any(done["runs"] for done in cleaned):
+        raise UserError(_nothing_left(counts))
+
+
+def _too_many_bad(settings: CorpusSettings, source: str, count: Count, own: Sequence[Receipt]) -> str:
+    bad = sum(count.documents_dropped.values())
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(count.documents_dropped.items()))
+    fields = sorted({name for done in own for name in done["fields"]})
+    seen = f" Fields seen in them: {', '.join(fields)}." if fields else ""
+    first = next(entry for done in own for entry in done["rejects"])
+    limit = (
+        "and corpus.on_bad is fail"
+        if settings.on_bad == "fail"
+        else f"more than corpus.max_bad_fraction = {settings.max_bad_fraction}"
+    )
+    return (
+        f"source '{source}': {bad:,} of {count.documents_in:,} records cannot be read ({reasons}), {limit}.{seen} "
+        f"One of them: {first['file']}, byte {first['offset']}: {first['detail']}: {first['head']}"
+    )
+
+
+def _nothing_left(counts: dict[str, dict[str, Count]]) -> str:
+    lines = []
+    for source, stages in counts.items():
+        reasons = [
+            f"{reason} {n:,}" for count in stages.values() for reason, n in count.documents_dropped.items()
+        ]
+        dropped = f", dropped: {', '.join(reasons)}" if reasons else ""
+        lines.append(f"source '{source}': {stages['read'].documents_in:,} documents in the input{dropped}")
+    return "no document is left, so there is no corpus to write; " + "; ".join(lines)
+
+
+def _sweep(folder: Path, shards: Sequence[Shard]) -> None:
+    """Remove what an earlier start with other input left among the shards."""
+    named = {Path(shard.name).name for shard in shards}
+    for path in folder.iterdir():
+        if path.name not in named:
+            path.unlink()
+    sync_folder(folder)
+
+
+def _total(receipts: Iterable[Receipt], stage: str) -> Count:
+    return total(Count.from_json(receipt[stage]) for receipt in receipts)

@@ -1,0 +1,181 @@
+"""The flow from files to a corpus: read and clean, train, encode, count, merge, commit.
+
+Every stage is a list of jobs with one receipt each (`work.py`). This file decides which jobs there are;
+nothing of it depends on who runs them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UserError
+from cluster.fault_points import fault_point
+from cluster.places import to_json, write_bytes, write_json
+from data_jobs import state
+from data_jobs.clean_task import clean_split
+from data_jobs.finish import Finished, check_readable, write_corpus
+from data_jobs.hashes import sha256
+from data_jobs.inputs import InputFile, Split, cut_splits
+from data_jobs.manifest import SHARDS, SPLITS
+from data_jobs.merge_task import merge_shard
+from data_jobs.sample import training_texts
+from data_jobs.sentences import rule_of
+from data_jobs.settings import CorpusSettings, fixed_settings, metadata_of
+from data_jobs.spill_task import spill_run
+from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from data_jobs.tokenizer_training import train_tokenizer
+from data_jobs.work import Job, Receipt, Runner, Task, committed
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, all) at a stage's start and after each of its jobs."""
+
+
+@dataclass
+class Build:
+    """One corpus in the making."""
+
+    settings: CorpusSettings
+    out: Path
+    files: Sequence[InputFile]
+    runner: Runner
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> dict[str, Any]:
+        """Make the corpus, or finish it; returns the manifest."""
+        fixed = fixed_settings(self.settings)
+        self._work = state.begin(self.out, fixed)
+        splits = cut_splits(self.files, self.settings.sources, self.settings.split_bytes)
+        cleaned = self._clean(splits)
+        try:
+            check_readable(self.settings, splits, cleaned)
+            runs = [(split.source, run) for split, done in zip(splits, cleaned) for run in done["runs"]]
+            self._train(runs)
+        except UserError:
+            # The way out is another setting, and scratch of these ones would then be in the way.
+            shutil.rmtree(self._work, ignore_errors=True)
+            raise
+        spilled = self._spill(runs)
+        merge_jobs, merged = self._merge(runs, spilled)
+        done = Finished(
+            self.settings,
+            self.files,
+            list(zip(splits, cleaned)),
+            [(number, receipt) for (number, _), receipt in zip(runs, spilled)],
+            list(zip(merge_jobs, merged)),
+            self._tokenizer,
+        )
+        manifest = write_corpus(self.out, fixed, done, self.seconds)
+        shutil.rmtree(self._work, ignore_errors=True)
+        return manifest
+
+    def _clean(self, splits: Sequence[Split]) -> list[Receipt]:
+        given = self.settings.model_dump(mode="json")
+        jobs: list[Job] = [
+            {
+                "stage": "clean",
+                "settings": given,
+                "split": split.to_json(),
+                "folder": str(self._work / "runs"),
+                "receipt": str(self._work / "clean" / f"{_key(split.to_json())}.json"),
+            }
+            for split in splits
+        ]
+        return self._stage("clean", clean_split, jobs)
+
+    def _train(self, runs: Sequence[tuple[int, Receipt]]) -> None:
+        folder = self._work / f"tokenizer-{_key(sorted(run['name'] for _, run in runs))}"
+        with self._timed("train tokenizer"):
+            if not (folder / "done").exists():
+                self.progress("train tokenizer", 0, 1)
+                texts = training_texts([run for _, run in runs], self.settings.tokenizer.sample_bytes)
+                train_tokenizer(texts, self.settings.tokenizer).save(folder)
+                fault_point("prepare.before_train")
+                write_bytes(folder / "done", b"")
+                fault_point("prepare.after_train")
+                self.progress("train tokenizer", 1, 1)
+            self._tokenizer: Tokenizer = load_tokenizer(folder)
+            self._tokenizer_folder = str(folder)
+
+    def _spill(self, runs: Sequence[tuple[int, Receipt]]) -> list[Receipt]:
+        """The receipt of each run; runs of equal content are one job."""
+        folder = self._work / f"spills-{_key(self._tokenizer.fingerprint)}"
+        jobs: dict[str, Job] = {}
+        for number, run in runs:
+            source = self.settings.sources[number]
+            jobs[run["name"]] = {
+                "stage": "spill",
+                "run": run["file"],
+                "name": run["name"],
+                "source": source.name,
+                "rule": rule_of(source.format),
+                "tokenizer": self._tokenizer_folder,
+                "folder": str(folder),
+                "receipt": str(folder / f"{run['name']}.json"),
+            }
+        done = dict(zip(jobs, self._stage("encode", spill_run, list(jobs.values()))))
+        return [done[run["name"]] for _, run in runs]
+
+    def _merge(
+        self, runs: Sequence[tuple[int, Receipt]], spilled: Sequence[Receipt]
+    ) -> tuple[list[Job], list[Receipt]]:
+        """One job a shard. Their number is a function of the documents alone: duplicates are counted in."""
+        names = sorted((number, run["name"]) for number, run in runs)
+        folder = self._work / f"merge-{_key([names, self._tokenizer.fingerprint])}"
+        jobs: list[Job] = []
+        for number, source in enumerate(self.settings.sources):
+            own = [spill for (n, _), spill in zip(runs, spilled) if n == number]
+            spills = folder / f"{source.name}.spills"
+            write_json(spills, [spill["file"] for spill in own])
+            for split in SPLITS:
+                size = sum(spill["token_bytes"][split] for spill in own)
+                count = -(-size // self.settings.shard_bytes)  # none where the split has no document
+                for g in range(count):
+                    name = f"{source.name}-{split}-{g:05d}-of-{count:05d}.arrow"
+                    jobs.append(
+                        {
+                            "stage": "merge",
+                            "source": source.name,
+                            "split": split,
+                            "number": g,
+                            "count": count,
+                            "spills": str(spills),
+                            "file": name,
+                            "folder": str(self.out / SHARDS),
+                            "metadata": metadata_of(source),
+                            "dedup": self.settings.dedup,
+                            "tokenizer": self._tokenizer_folder,
+                            "receipt": str(folder / f"{name}.json"),
+                        }
+                    )
+        return jobs, self._stage("merge", merge_shard, jobs)
+
+    def _stage(self, title: str, task: Task, jobs: Sequence[Job]) -> list[Receipt]:
+        """The receipts of all jobs in their order; only jobs without one are run."""
+        with self._timed(title):
+            missing = [{**job, "job": n} for n, job in enumerate(jobs) if committed(job) is None]
+            done = len(jobs) - len(missing)
+            self.progress(title, done, len(jobs))
+            if missing:
+                for _ in self.runner(task, missing):
+                    done += 1
+                    self.progress(title, done, len(jobs))
+            receipts = [receipt for job in jobs if (receipt := committed(job)) is not None]
+        assert len(receipts) == len(jobs), f"stage {title}: a job ended without its receipt"
+        return receipts
+
+    @contextmanager
+    def _timed(self, title: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[title] = round(time.monotonic() - started, 3)
+
+
+def _key(value: Any) -> str:
+    return sha256(to_json(value))[:32]

@@ -1,0 +1,93 @@
+"""What a person wants to know of a corpus that was made: report.json, and the sample of what was dropped.
+
+Times and the machine stand here, so a report is no part of the corpus.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.places import write_bytes
+
+
+def make_report(
+    manifest: dict[str, Any],
+    merged: Sequence[dict[str, Any]],
+    pieces: Sequence[dict[str, Any]],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """The funnel by stage and source, tokenizer figures, lengths, damaged files, seconds by stage."""
+    written = [done for done in merged if done["file"]]
+    tokens = sum(done["tokens"] for done in written)
+    text_bytes = sum(done["bytes"] for done in written)
+    documents = sum(done["documents"] for done in written)
+    return {
+        "corpus_id": manifest["corpus_id"],
+        "documents": documents,
+        "tokens": tokens,
+        "bytes": text_bytes,
+        "funnel": manifest["stages"],
+        "sources": manifest["sources"],
+        "tokenizer": {
+            **manifest["tokenizer"],
+            # eos is no part of the text, so it is left out of these two.
+            "bytes_per_token": round(text_bytes / max(1, tokens - documents), 4),
+            "byte_token_share": round(
+                sum(done["byte_tokens"] for done in written) / max(1, tokens - documents), 6
+            ),
+        },
+        "sentences": sum(done["sentences"] for done in written),
+        "document_tokens_log2": _add([done["length_log2"] for done in written]),
+        "damaged_files": sorted(
+            {f"{piece['path']}: {piece['damage']}" for piece in pieces if piece["damage"]}
+        ),
+        "seconds": seconds,
+        "machine": {
+            "host": platform.node(),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "pyarrow": pa.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def write_rejected(folder: Path, entries: Sequence[dict[str, Any]], pieces: Sequence[dict[str, Any]]) -> None:
+    """One file a source, a line an entry; lines of a file's later pieces get their number in the file."""
+    before = _lines_before(pieces)
+    folder.mkdir(exist_ok=True)
+    for path in folder.glob("*.jsonl"):
+        path.unlink()
+    by_source: dict[str, list[str]] = {}
+    for entry in entries:
+        whole = {**entry, "line": entry["line"] + before.get((entry["file"], entry["start"]), 0)}
+        del whole["start"]
+        by_source.setdefault(entry["source"], []).append(
+            json.dumps(whole, ensure_ascii=False, sort_keys=True)
+        )
+    for source, lines in by_source.items():
+        write_bytes(folder / f"{source}.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+def _lines_before(pieces: Sequence[dict[str, Any]]) -> dict[tuple[str, int], int]:
+    """(file, start of the piece) to how many lines of the file stand before it."""
+    before: dict[tuple[str, int], int] = {}
+    counted: dict[tuple[int, str], int] = {}
+    for piece in sorted(pieces, key=lambda piece: (piece["source"], piece["path"], piece["start"])):
+        file = (piece["source"], piece["path"])
+        before[piece["path"], piece["start"]] = counted.get(file, 0)
+        counted[file] = counted.get(file, 0) + piece["lines"]
+    return before
+
+
+def _add(histograms: Sequence[Sequence[int]]) -> list[int]:
+    longest = max((len(histogram) for histogram in histograms), default=0)
+    return [sum(h[i] for h in histograms if i < len(h)) for i in range(longest)]

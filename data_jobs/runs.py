@@ -1,0 +1,116 @@
+"""Runs: sorted files of documents between the stages.
+
+Rows stand in the order (split, sort key, c, metadata, place), train before val. A batch holds about 1
+MiB, and the schema metadata says with which (split, key) each begins, so a range of keys is read
+without the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from cluster.errors import RunError
+from data_jobs.hashes import MASK64
+
+BATCH_BYTES = 1 << 20
+_INDEX_KEY = b"manta.batches"
+
+
+class Document(NamedTuple):
+    """A cleaned document; the order of its fields is the order of a run."""
+
+    val: bool
+    key: int
+    c: bytes
+    metadata: bytes
+    """Canonical JSON."""
+    place: str
+    """Where it stood in the input, as JSON (file, start, line, offset): for the reader of a report only."""
+    text: str
+
+
+TEXT_RUN = pa.schema(
+    [
+        ("val", pa.bool_()),
+        ("key", pa.uint64()),
+        ("c", pa.binary(16)),
+        ("metadata", pa.large_binary()),
+        ("place", pa.large_string()),
+        ("text", pa.large_string()),
+    ]
+)
+
+
+def token_run(token_type: pa.DataType) -> pa.Schema:
+    """Schema of a run after encoding: `bytes` of the text instead of the text."""
+    return pa.schema(
+        [
+            *list(TEXT_RUN)[:-1],
+            ("bytes", pa.uint64()),
+            ("tokens", pa.large_list(token_type)),
+            ("sentence_ends", pa.large_list(pa.uint32())),
+        ]
+    )
+
+
+def write_text_run(path: str | Path, documents: Sequence[Document]) -> None:
+    """Write sorted documents."""
+    batches: list[list[Document]] = []
+    held = BATCH_BYTES
+    for document in documents:
+        if held >= BATCH_BYTES or document.val != batches[-1][0].val:
+            batches.append([])
+            held = 0
+        batches[-1].append(document)
+        held += len(document.text)
+    schema = _with_index(TEXT_RUN, [(batch[0].val, batch[0].key) for batch in batches])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in batches:
+            columns = [
+                pa.array(column, field.type) for column, field in zip(zip(*batch), TEXT_RUN, strict=True)
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+class RunFile:
+    """A run, memory-mapped."""
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            self.starts: list[tuple[bool, int]] = [
+                (bool(val), int(key)) for val, key in json.loads(self._reader.schema.metadata[_INDEX_KEY])
+            ]
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path}: damaged scratch file ({error}); remove the folder .work and run again"
+            ) from None
+
+    @property
+    def schema_index(self) -> dict[bytes, bytes]:
+        """The index as schema metadata, for a run with the same rows."""
+        metadata: dict[bytes, bytes] = self._reader.schema.metadata
+        return metadata
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All batches in order."""
+        for number in range(self._reader.num_record_batches):
+            yield self._reader.get_batch(number)
+
+    def between(self, val: bool, low: int, high: int) -> Iterator[pa.RecordBatch]:
+        """The batches of one split that may hold keys in [low, high)."""
+        for number, (is_val, first) in enumerate(self.starts):
+            following = self.starts[number + 1] if number + 1 < len(self.starts) else (True, MASK64 + 1)
+            last = following[1] if following[0] == is_val else MASK64 + 1
+            if is_val == val and first < high and last >= low:
+                yield self._reader.get_batch(number)
+
+
+def _with_index(schema: pa.Schema, starts: list[tuple[bool, int]]) -> pa.Schema:
+    index: list[list[Any]] = [[int(val), str(key)] for val, key in starts]
+    return schema.with_metadata({_INDEX_KEY: json.dumps(index).encode()})

@@ -1,0 +1,167 @@
+"""What stands in the output folder when prepare starts: nothing, unfinished work, or a finished corpus.
+
+A finished corpus keeps `input.json` beside the manifest: which files it was made of. It holds paths and
+times, so it is no part of the corpus itself.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.errors import UserError
+from cluster.places import sync_folder, write_json
+from data_jobs.inputs import InputFile
+from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, read_manifest
+from data_jobs.raw_bytes import DamagedFile, Piece, Reading, read_blocks
+from data_jobs.settings import SourceSettings, differences
+from data_jobs.work import FOLDER
+
+INPUT, REPORT, REPORT_PAGE, REJECTED = "input.json", "report.json", "report.html", "rejected"
+OURS = (MANIFEST, INDEX, SHARDS, TOKENIZER, INPUT, REPORT, REPORT_PAGE, REJECTED, FOLDER)
+_SETTINGS = "settings.json"
+
+State = Literal["new", "unfinished", "finished"]
+
+
+def look(
+    out: Path, fixed: dict[str, Any], files: Sequence[InputFile], sources: Sequence[SourceSettings]
+) -> State:
+    """What is there; UserError where it was made from something else, with what differs and the ways out."""
+    if (out / MANIFEST).exists():
+        _refuse(out, "a corpus", differences(read_manifest(out)["settings"], fixed))
+        _refuse(out, "a corpus", _input_differences(out, files, sources))
+        return "finished"
+    begun = out / FOLDER / _SETTINGS
+    if begun.exists():
+        try:
+            old = json.loads(begun.read_bytes())
+        except ValueError:
+            old = {}
+        _refuse(out, "an unfinished corpus", differences(old, fixed))
+        return "unfinished"
+    if out.exists() and (not out.is_dir() or any(item.name != FOLDER for item in out.iterdir())):
+        raise UserError(
+            f"{out}: not empty and not a corpus, so nothing is written there; "
+            "choose another place by --corpus.out"
+        )
+    return "new"
+
+
+def begin(out: Path, fixed: dict[str, Any]) -> Path:
+    """Make the scratch folder and write down for which settings it is."""
+    work = out / FOLDER
+    write_json(work / _SETTINGS, fixed)
+    return work
+
+
+def clear(out: Path) -> None:
+    """`--fresh`: remove a corpus or what is there of one, the manifest first: no half of one stays."""
+    if not (out / MANIFEST).exists() and not (out / FOLDER).exists():
+        return
+    (out / MANIFEST).unlink(missing_ok=True)
+    sync_folder(out)
+    for name in OURS:
+        path = out / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def clear_scratch(out: Path) -> None:
+    """Remove scratch that a finished corpus may still have, if its last moment was cut short."""
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+
+
+def write_input(
+    out: Path,
+    files: Sequence[InputFile],
+    sources: Sequence[SourceSettings],
+    pieces: Sequence[dict[str, Any]],
+) -> None:
+    """`pieces`: what was read of which file, each {source, path, start, stop, digest}."""
+    cuts: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for piece in pieces:
+        cut = {key: piece[key] for key in ("start", "stop", "digest")}
+        cuts.setdefault((piece["source"], piece["path"]), []).append(cut)
+    rows = [
+        {
+            "source": sources[file.source].name,
+            "name": file.name,
+            "path": str(Path(file.path).absolute()),
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            "cuts": cuts[file.source, file.path],
+        }
+        for file in files
+    ]
+    write_json(out / INPUT, {"files": rows})
+
+
+def _refuse(out: Path, what: str, found: Sequence[str]) -> None:
+    if found:
+        more = f"\n  ... and {len(found) - 10} more" if len(found) > 10 else ""
+        raise UserError(
+            f"{out}: {what} is there already, made from something else:\n  "
+            + "\n  ".join(found[:10])
+            + more
+            + "\n"
+            "Choose another place by --corpus.out, or replace it by --fresh"
+        )
+
+
+def _input_differences(out: Path, files: Sequence[InputFile], sources: Sequence[SourceSettings]) -> list[str]:
+    """Files that came, went or changed: by size and time, and where those differ by what they hold."""
+    try:
+        old: list[dict[str, Any]] = json.loads((out / INPUT).read_bytes())["files"]
+    except (OSError, ValueError, KeyError):
+        return []  # a corpus copied without it: nothing is known against it
+    known = Counter((row["source"], row["path"], row["size"], row["mtime_ns"]) for row in old)
+    new = []
+    for file in files:
+        stamp = (sources[file.source].name, str(Path(file.path).absolute()), file.size, file.mtime_ns)
+        if known[stamp]:
+            known[stamp] -= 1
+        else:
+            new.append(file)
+    stamps = +known
+    left = []
+    for row in old:
+        stamp = (row["source"], row["path"], row["size"], row["mtime_ns"])
+        if stamps[stamp]:
+            stamps[stamp] -= 1
+            left.append(row)
+    found = []
+    for file in new:
+        source = sources[file.source]
+        match = next((row for row in left if _same_content(row, file, source)), None)
+        if match:
+            left.remove(match)
+        else:
+            found.append(f"{file.path}: not among the files that it was made of, or changed")
+    gone = {file.path for file in new}
+    return found + [
+        f"{row['path']}: was among the files that it was made of" for row in left if row["path"] not in gone
+    ]
+
+
+def _same_content(row: dict[str, Any], file: InputFile, source: SourceSettings) -> bool:
+    if row["source"] != source.name or row["size"] != file.size:
+        return False
+    if source.format == "code" and row["name"] != file.name:  # the path is in the shards
+        return False
+    for cut in row["cuts"]:
+        reading = Reading()
+        try:
+            for _ in read_blocks(Piece(file.path, cut["start"], cut["stop"]), reading):
+                pass
+        except DamagedFile:
+            pass
+        if reading.digest.hexdigest() != cut["digest"]:
+            return False
+    return True

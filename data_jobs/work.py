@@ -1,0 +1,71 @@
+"""Scratch of an unfinished corpus: which task has committed what.
+
+A task writes its files under names that their content gives, then one receipt; the receipt is the
+commit. What has a receipt is never done again, what has none is done from its beginning: every task may
+run twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.fault_points import fault_point
+from cluster.places import commit_file, write_json
+
+Job = dict[str, Any]
+"""What a task gets, as JSON: `receipt` (where to commit), `stage`, `job` (its number), and its own fields."""
+Receipt = dict[str, Any]
+"""What a task did, as JSON: `files` (that must be there), `rejects`, and its own fields."""
+Task = Callable[[Job], Receipt]
+Runner = Callable[[Task, Sequence[Job]], Iterator[dict[str, Any]]]
+"""Runs a task over jobs, anywhere, in any order, and yields what each returns."""
+
+FOLDER = ".work"
+
+
+def run_here(task: Task, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+    """The runner without Ray: one after the other, in this process."""
+    for job in jobs:
+        yield run_and_commit(task, job)
+
+
+def run_and_commit(task: Task, job: Job) -> dict[str, Any]:
+    """Run a task, write its receipt, and give the receipt back."""
+    receipt = task(job)
+    fault_point(f"prepare.before_{job['stage']}", job=job["job"])
+    write_json(job["receipt"], receipt)
+    fault_point(f"prepare.after_{job['stage']}", job=job["job"])
+    return receipt
+
+
+def committed(job: Job) -> dict[str, Any] | None:
+    """The job's receipt, if it was done and its files are still there."""
+    try:
+        receipt: dict[str, Any] = json.loads(Path(job["receipt"]).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return receipt if all(os.path.exists(path) for path in receipt.get("files", ())) else None
+
+
+@contextlib.contextmanager
+def temporary(folder: str | Path) -> Iterator[Path]:
+    """A new name in a folder for a file that is being written; removed if it still exists afterwards."""
+    os.makedirs(folder, exist_ok=True)
+    path = Path(folder) / f".{secrets.token_hex(8)}.tmp"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def keep(tmp: Path, name: str) -> str:
+    """Give a finished temporary file its name in the same folder; returns its path."""
+    path = tmp.parent / name
+    commit_file(tmp, path)
+    return str(path)

@@ -1,0 +1,217 @@
+"""Step to this worker's micro-batches: reads the tokens that the order asks for."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.errors import RunError, UserError
+from data_jobs.hashes import MASK64, h64
+from llm.data.batches import BatchPlan, affinity_order, micro_steps, worker_slice
+from llm.data.order import Order
+from llm.data.samples import Batch, MicroBatch, micro_batch_of
+from llm.data.streams import Corpus, read_cyclic
+
+STEPS_AT_ONCE = 16  # the order's cost is per call, source and epoch: 3 times the samples/s of single batches
+
+
+class _Mine(NamedTuple):
+    """This worker's samples of a step."""
+
+    numbers: npt.NDArray[np.int64]
+    source: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+
+
+class Loader:
+    """The batches of a run for one worker; any step at any time, always the same values.
+
+    The state of the data is `plan.next_number(step)`, nothing else. Raises UserError where a batch is
+    smaller than the number of workers, RunError where the corpus is not the one that the order was made for.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        order: Order,
+        plan: BatchPlan,
+        rank: int,
+        world: int,
+        micro_batch: int,
+        prefetch: int = 2,
+    ) -> None:
+        if micro_batch < 1 or prefetch < 1 or not 0 <= rank < world:
+            raise UserError(
+                f"micro-batch {micro_batch}, prefetch {prefetch}, worker {rank} of {world}: "
+                "at least 1 each, and the worker within the number of workers"
+            )
+        plan.check_world(world)
+        self._streams = [corpus.stream(source.name, split) for source in order.sources]
+        for source, stream in zip(order.sources, self._streams, strict=True):
+            if stream.tokens != source.tokens:
+                raise RunError(
+                    f"source '{source.name}' of corpus {corpus.corpus_id} has {stream.tokens} tokens in "
+                    f"split '{split}', the order was made for {source.tokens}: this is another corpus"
+                )
+        self.order, self.plan, self.rank, self.world = order, plan, rank, world
+        self.micro_batch, self.prefetch = micro_batch, prefetch
+        self.wait_seconds = 0.0  # that consumers of `iterate` waited for data, in all
+        self._block: tuple[int, list[_Mine]] = (-1, [])
+
+    def batch(self, step: int) -> Batch:
+        """This worker's part of the batch at a step."""
+        mine = self._mine(step)
+        size, length = self.plan.batch_size(step), self.order.length
+        micro: list[MicroBatch] = []
+        digest = 0
+        for index in range(micro_steps(size, self.world, self.micro_batch)):
+            windows = np.zeros((self.micro_batch, length + 1), "<u4")
+            rows = slice(index * self.micro_batch, (index + 1) * self.micro_batch)
+            numbers = np.full(self.micro_batch, -1, np.int64)
+            here = mine.numbers[rows]
+            numbers[: len(here)] = here
+            places = zip(mine.source[rows].tolist(), mine.start[rows].tolist(), strict=True)
+            for window, number, (source, start) in zip(windows, here.tolist(), places, strict=False):
+                read_cyclic(self._streams[source], start, window)
+                digest += h64(number, window.tobytes())
+            targets = np.zeros(self.micro_batch, np.int64)
+            targets[: len(here)] = length
+            micro.append(micro_batch_of(windows, targets, numbers))
+        return Batch(
+            step=step,
+            numbers=self.plan.numbers(step),
+            next_number=self.plan.next_number(step + 1),
+            micro=micro,
+            tokens=size * length,
+            digest=digest & MASK64,
+        )
+
+    def iterate(self, from_step: int, to_step: int) -> Prefetch:
+        """The batches of steps [from_step, to_step), made ahead in a background thread."""
+        return Prefetch(self.batch, from_step, to_step, self.prefetch, self._waited)
+
+    def _waited(self, seconds: float) -> None:
+        self.wait_seconds += seconds
+
+    def _mine(self, step: int) -> _Mine:
+        """This worker's samples of a step; the order is asked for a block of steps at once."""
+        block, at = divmod(step, STEPS_AT_ONCE)
+        kept = self._block
+        if kept[0] != block:
+            kept = self._block = (block, self._ask(block * STEPS_AT_ONCE))
+        return kept[1][at]
+
+    def _ask(self, first: int) -> list[_Mine]:
+        numbers = self.plan.numbers(first, STEPS_AT_ONCE)
+        cuts, end = [], 0
+        for step in range(first, first + STEPS_AT_ONCE):
+            begin, end = end, end + self.plan.batch_size(step)
+            batch = numbers[begin:end]
+            if self.plan.groups > 1:
+                batch = batch[affinity_order(self.order.positions(batch)[1], batch, self.plan.groups)]
+            cuts.append(batch[worker_slice(len(batch), self.rank, self.world)])
+        source, start = self.order.rows(np.concatenate(cuts))
+        ends = np.cumsum([len(cut) for cut in cuts])[:-1]
+        parts = zip(cuts, np.split(source, ends), np.split(start, ends), strict=True)
+        return [_Mine(*part) for part in parts]
+
+
+class Prefetch(Iterator[Batch]):
+    """Batches of consecutive steps from a background thread, `depth` of them ahead.
+
+    What goes wrong in the thread is raised by `next`, with the thread's traceback. `close` (or leaving a
+    `with`) stops the thread; the last batch ends it.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Batch],
+        from_step: int,
+        to_step: int,
+        depth: int,
+        waited: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._waited = waited
+        self._ended = False
+        self.wait_seconds = 0.0
+        # The thread holds no reference to self, so that a Prefetch that is dropped is closed by __del__.
+        self._thread = threading.Thread(
+            target=_produce,
+            args=(make, from_step, to_step, self._queue, self._stop),
+            name=f"prefetch-{from_step}",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def __next__(self) -> Batch:
+        if self._ended:
+            raise StopIteration
+        begin = time.perf_counter()
+        item = self._queue.get()
+        seconds = time.perf_counter() - begin
+        self.wait_seconds += seconds
+        self._waited(seconds)
+        if isinstance(item, Batch):
+            return item
+        self.close()
+        if item is None:
+            raise StopIteration
+        raise item
+
+    def close(self) -> None:
+        """Stop the thread; the iterator is at its end. May be called twice."""
+        self._ended = True
+        self._stop.set()
+        self._thread.join()
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._stop.set()
+
+
+def _produce(
+    make: Callable[[int], Batch],
+    from_step: int,
+    to_step: int,
+    into: queue.Queue[Batch | BaseException | None],
+    stop: threading.Event,
+) -> None:
+    try:
+        for step in range(from_step, to_step):
+            if stop.is_set() or not _put(make(step), into, stop):
+                return
+        _put(None, into, stop)
+    except BaseException as error:  # whatever it is, it belongs to the consumer
+        _put(error, into, stop)
+
+
+def _put(
+    item: Batch | BaseException | None,
+    into: queue.Queue[Batch | BaseException | None],
+    stop: threading.Event,
+) -> bool:
+    """Put an item when there is room; False when the consumer is gone."""
+    while not stop.is_set():
+        try:
+            into.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False

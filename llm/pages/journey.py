@@ -1,0 +1,113 @@
+"""The demo's numbers to the blocks and charts of its page: from documents to a model beside compressors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm.pages import blocks
+from llm.pages.charts import Chart, bar_axes, bars
+from llm.pages.corpus import document_section, source_section
+from llm.pages.training import sample_section, settings_section, training_sections
+
+
+def journey_body(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
+    """The demo's page: its HTML between header and footer, and its charts.
+
+    `numbers`: `summary` (summary.json), `corpus` and `run` (as for their own pages), `texts` (prompt, text).
+    """
+    summary = numbers["summary"]
+    compression, seconds = baseline_chart(summary), budget_chart(summary["seconds"])
+    documents, document_charts = document_section(numbers["corpus"])
+    sources, source_charts = source_section(numbers["corpus"])
+    training, training_charts = training_sections(numbers["run"])
+    body = (
+        blocks.tiles(journey_tiles(summary))
+        + blocks.section("Bits per byte", compression.html())
+        + text_section(numbers["texts"])
+        + documents
+        + sources
+        + training
+        + sample_section(numbers["run"]["samples"])
+        + blocks.section("Time", seconds.html())
+        + settings_section(numbers["run"])
+    )
+    return body, [compression, *document_charts, *source_charts, *training_charts, seconds]
+
+
+def journey_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Key numbers of the whole journey."""
+    corpus, gpt = summary["corpus"], summary["gpt"]
+    spent = sum(stage["spent"] or 0 for stage in summary["seconds"].values())
+    return [
+        ("Documents in", blocks.number(corpus["documents_in"]), ""),
+        ("Documents out", blocks.number(corpus["documents_out"]), ""),
+        ("Training tokens", blocks.short(corpus["train_tokens"]), ""),
+        ("Parameters", blocks.short(gpt["parameters"]), ""),
+        ("Workers", blocks.number(gpt["workers"]), f"ZeRO stage {gpt['zero_stage']}"),
+        ("Steps", blocks.number(gpt["steps"]), ""),
+        (
+            "Validation loss",
+            blocks.number(gpt["val_loss"], 3),
+            f"from {blocks.number(gpt['first_val_loss'], 3)}",
+        ),
+        ("Bits per byte", blocks.number(gpt["bits_per_byte"], 3), "validation"),
+        ("Throughput, median", blocks.short(gpt["tokens_per_second"]), "tokens/s"),
+        ("All stages", blocks.duration(spent), ""),
+    ]
+
+
+def baseline_chart(summary: Mapping[str, Any]) -> Chart:
+    """The model beside two compressors on the same validation documents."""
+    rows = baseline_rows(summary)
+    return Chart(
+        "baselines",
+        "The validation documents in bits per byte: less is better",
+        "gzip -9 and xz -9 read the validation documents as one stream and nothing else; the GPT has learned "
+        "from the training documents, and its own size is not counted.",
+        [
+            bars("bits per byte", [row[1] for row in rows], [row[0] for row in rows],
+                 ["--green" if row[0] == "GPT" else "--grey" for row in rows],
+                 [blocks.number(row[1], 3) for row in rows]),
+        ],
+        bar_axes("bits per UTF-8 byte of the cleaned text", "predictor", len(rows)),
+        ["predictor", "bits per byte"],
+        rows,
+    )  # fmt: skip
+
+
+def baseline_rows(summary: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """(predictor, bits per byte), the best first."""
+    rows = [
+        ("GPT", summary["gpt"]["bits_per_byte"]),
+        ("gzip -9", summary["baselines"]["gzip_bits_per_byte"]),
+        ("xz -9", summary["baselines"]["xz_bits_per_byte"]),
+    ]
+    return sorted(rows, key=lambda row: row[1])
+
+
+def budget_chart(seconds: Mapping[str, Mapping[str, float]]) -> Chart:
+    """What each stage took when it did its work, beside what it may take."""
+    names = list(seconds)
+    spent = [seconds[name]["spent"] for name in names]
+    budget = [seconds[name]["budget"] for name in names]
+    total = sum(value or 0 for value in spent)
+    return Chart(
+        "budget",
+        "Seconds by stage, against the budget",
+        f"{blocks.duration(total)} spent of a budget of {blocks.duration(sum(budget))}. "
+        "A stage that finds its work done keeps the time that the work took.",
+        [
+            bars("spent", spent, names, "--blue", [blocks.duration(value) for value in spent]),
+            bars("budget", budget, names, "--grey", [blocks.duration(value) for value in budget]),
+        ],
+        {**bar_axes("seconds", "stage", len(names)), "height": 110 + 52 * len(names)},
+        ["stage", "spent (seconds)", "budget (seconds)"],
+        list(zip(names, spent, budget, strict=True)),
+    )
+
+
+def text_section(texts: list[dict[str, Any]]) -> str:
+    """What the finished model writes."""
+    cards = blocks.sample_cards(texts, [f"After “{text['prompt'].strip()}”" for text in texts])
+    return blocks.section("What the finished model writes", cards) if texts else ""

@@ -1,0 +1,85 @@
+"""Pretrain a model on a corpus: `python -m llm.pretrain RECIPE [--section.key VALUE ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+from pathlib import Path
+
+from cluster import places
+from cluster.errors import run_command
+from cluster.recipe import Recipe, read_command
+from cluster.settings import ClusterSettings
+from data_jobs import open_corpus
+from llm.settings import ModelSettings, PretrainSettings
+from llm.train.launch import check_fits, launch
+from llm.train.run_folder import RunFolder, open_run, set_aside
+from llm.train.worker import Job
+
+DESCRIPTION = """Pretrain a model on a corpus. The same command again continues from the last good checkpoint
+and ends with the same result; a finished run is left alone."""
+
+
+def main(argv: list[str]) -> int:
+    recipe = read_command("python -m llm.pretrain", DESCRIPTION, argv, _options)
+    model, settings = recipe.need(ModelSettings), recipe.need(PretrainSettings)
+    run = RunFolder(Path(recipe.out("pretrain")).absolute())
+    corpus_path = settings.corpus or recipe.out("corpus")
+    corpus = open_corpus(corpus_path, "read")  # the workers check what they read
+    check_fits(model, settings, corpus)
+    if recipe.options.fresh and (aside := set_aside(run.path)):
+        print(f"the old run was renamed to {aside}")
+    record = open_run(
+        run,
+        model,
+        settings,
+        {
+            "path": str(Path(corpus_path).absolute()),
+            "corpus_id": corpus.corpus_id,
+            "tokenizer": corpus.tokenizer.fingerprint,
+            "vocab_size": corpus.tokenizer.vocab_size,
+        },
+        recipe.options.accept,
+    )
+    summary = run.read_summary()
+    if summary is None or summary["steps"] < settings.steps:
+        corpus.tokenizer.save(run.tokenizer)
+        job = Job(
+            model=record["model"],
+            pretrain=record["pretrain"],
+            corpus=record["corpus"]["path"],
+            run=str(run.path),
+            run_id=record["run_id"],
+            launch=secrets.token_hex(8),
+        )
+        launch(job, run, settings, recipe.get(ClusterSettings), recipe.out("pretrain"))
+        summary = run.read_summary()
+        assert summary is not None
+    else:
+        print(f"{run.path} is finished: {summary['steps']} steps; nothing to do")
+    _tell(recipe, run, summary)
+    return 0
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fresh", action="store_true", help="start anew; an old run folder is renamed, not deleted")
+    parser.add_argument(
+        "--accept", action="append", default=[], metavar="FIELD", help="let this plan field differ from the run's own"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
+
+
+def _tell(recipe: Recipe, run: RunFolder, summary: dict[str, object]) -> None:
+    if recipe.options.json:
+        sys.stdout.write(places.to_json(summary).decode())
+        return
+    print(
+        f"{run.path}: {summary['parameters']:,} parameters, {summary['steps']} steps, "
+        f"loss {summary['loss']:.4f}, validation {summary['val_loss'] or float('nan'):.4f}, "
+        f"{summary['bits_per_byte'] or float('nan'):.4f} bits per byte"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

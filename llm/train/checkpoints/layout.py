@@ -1,0 +1,155 @@
+"""Names and records of a checkpoint folder: receipts, the fragment table, the index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cluster import places
+from cluster.errors import RunError
+from llm.train.checkpoints.chunks import ChunkedFile
+from llm.train.engine import STATES
+
+FORMAT = "manta-checkpoint-1"
+INDEX, FRAGMENTS = "index.json", "fragments.arrow"
+FOLDER = re.compile(r"step-(\d{9})-([0-9a-f]{8,32})")
+
+Columns = dict[str, npt.NDArray[Any]]
+SCHEMA = pa.schema(
+    [
+        ("tensor", pa.uint32()),
+        ("state", pa.uint8()),
+        ("start", pa.uint64()),
+        ("length", pa.uint64()),
+        ("file", pa.uint32()),
+        ("byte", pa.uint64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run is beside its tensors; small, typed, JSON."""
+
+    step: int
+    next_number: int
+    tokens: int
+    wandb_id: str
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of the model; `aliases` are other names of the same memory (tied weights)."""
+
+    name: str
+    shape: tuple[int, ...]
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one worker wrote: files with digests, and where each fragment stands in them."""
+
+    attempt: str
+    rank: int
+    world: int
+    files: tuple[ChunkedFile, ...]
+    fragments: tuple[tuple[int, int, int, int, int, int], ...]  # columns of SCHEMA; file counts from 0 here
+
+    def to_bytes(self) -> bytes:
+        return places.to_json(
+            {
+                "attempt": self.attempt,
+                "rank": self.rank,
+                "world": self.world,
+                "files": [{"name": f.name, "bytes": f.size, "chunks": f.chunks} for f in self.files],
+                "fragments": self.fragments,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Receipt:
+        value = json.loads(data)
+        files = tuple(ChunkedFile(f["name"], f["bytes"], tuple(f["chunks"])) for f in value["files"])
+        for file in files:
+            if Path(file.name).name != file.name:
+                raise ValueError(f"file name '{file.name}' leaves its folder")
+        fragments = tuple(tuple(row) for row in value["fragments"])
+        return cls(value["attempt"], value["rank"], value["world"], files, fragments)
+
+
+def folder_name(step: int, attempt: str) -> str:
+    return f"step-{step:09d}-{attempt}"
+
+
+def receipt_name(rank: int) -> str:
+    return f"receipt-{rank}.json"
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def fragment_columns(receipts: Sequence[Receipt]) -> Columns:
+    """All workers' fragments, sorted by (tensor, state, start); files numbered over the workers in order."""
+    rows, first_file = [], 0
+    for receipt in receipts:
+        rows += [(t, s, start, n, first_file + f, byte) for t, s, start, n, f, byte in receipt.fragments]
+        first_file += len(receipt.files)
+    rows.sort()
+    values = np.array(rows, dtype=np.uint64).reshape(-1, len(SCHEMA.names))
+    return {name: values[:, i] for i, name in enumerate(SCHEMA.names)}
+
+
+def check_cover(columns: Columns, tensors: Sequence[TensorInfo]) -> None:
+    """Every element of every tensor and state stands in exactly one fragment, else RunError."""
+    tensor, state = columns["tensor"], columns["state"]
+    start, length = columns["start"], columns["length"]
+    key = tensor * np.uint64(len(STATES)) + state
+    for number, info in enumerate(tensors):
+        for s, state_name in enumerate(STATES):
+            low, high = np.searchsorted(key, [number * len(STATES) + s, number * len(STATES) + s + 1])
+            ends = np.concatenate([np.zeros(1, np.uint64), start[low:high] + length[low:high]])
+            if (start[low:high] != ends[:-1]).any() or int(ends[-1]) != int(np.prod(info.shape)):
+                raise RunError(f"fragments of {info.name}, {state_name}, have a gap or an overlap: not committed")
+
+
+def fragments_to_bytes(columns: Columns) -> bytes:
+    """The table as an Arrow IPC file of one record batch."""
+    arrays = [pa.array(columns[f.name].astype(f.type.to_pandas_dtype())) for f in SCHEMA]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SCHEMA) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+    return sink.getvalue().to_pybytes()
+
+
+def fragments_from_bytes(data: bytes) -> Columns:
+    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    return {name: table[name].to_numpy().astype(np.uint64) for name in SCHEMA.names}
+
+
+def index_to_bytes(index: dict[str, Any]) -> bytes:
+    """The index with a digest of itself, since it is the one file that nothing else vouches for."""
+    return places.to_json(index | {"digest": digest(places.to_json(index))})
+
+
+def index_from_bytes(data: bytes) -> dict[str, Any]:
+    """Raises ValueError where the text is not an index or was changed."""
+    index = json.loads(data)
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise ValueError(f"not a checkpoint of format {FORMAT}")
+    written = index.pop("digest", None)
+    if digest(places.to_json(index)) != written:
+        raise ValueError("its own digest differs: it was changed")
+    return index

@@ -1,0 +1,152 @@
+"""Loading a checkpoint into any number of workers and any ZeRO stage: each reads what overlaps its own part."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.errors import RunError
+from llm.train.checkpoints import layout
+from llm.train.checkpoints.chunks import Array, ChunkedFile, ChunkReader
+from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
+from llm.train.checkpoints.save import committed_folders
+from llm.train.engine import STATES, Engine
+
+
+class CheckpointReader:
+    """A committed checkpoint, opened: every file is there with its size, every record has passed its digest.
+
+    Raises RunError that names the file and what is wrong with it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.index = layout.index_from_bytes(self._bytes(layout.INDEX))
+            self.state = RunState(**self.index["state"])
+            self.tensors = [
+                TensorInfo(t["name"], tuple(t["shape"]), tuple(t["aliases"])) for t in self.index["tensors"]
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{folder / layout.INDEX}: {error}") from None
+        receipts = [self._receipt(rank, wanted) for rank, wanted in enumerate(self.index["receipts"])]
+        files = [file for receipt in receipts for file in receipt.files]
+        for file in files:
+            self._check_size(file)
+        table = self._bytes(layout.FRAGMENTS)
+        if layout.digest(table) != self.index["fragments"]:
+            raise RunError(f"{folder / layout.FRAGMENTS}: digest differs from the index: it was changed")
+        self._columns = layout.fragments_from_bytes(table)
+        self._key = self._columns["tensor"] * np.uint64(len(STATES)) + self._columns["state"]
+        self._numbers = {info.name: i for i, info in enumerate(self.tensors)}
+        self._readers = [ChunkReader(folder, file) for file in files]
+
+    def read(self, name: str, state: str, start: int, length: int) -> Array:
+        """Elements [start, start + length) of a tensor's state, flat, fp32."""
+        key = self._numbers[name] * len(STATES) + STATES.index(state)
+        low, high = np.searchsorted(self._key, [key, key + 1])
+        starts = self._columns["start"][low:high].astype(np.int64)
+        out = np.empty(length, dtype=np.float32)
+        row = int(np.searchsorted(starts, start, side="right")) - 1
+        filled = 0
+        while filled < length:
+            at = low + row
+            skip = start + filled - int(starts[row])
+            take = min(length - filled, int(self._columns["length"][at]) - skip)
+            byte = int(self._columns["byte"][at]) + 4 * skip
+            data = self._readers[int(self._columns["file"][at])].read(byte, 4 * take)
+            out[filled : filled + take] = np.frombuffer(data, dtype="<f4")
+            filled += take
+            row += 1
+        return out
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All weights by name, aliases included: what `load_state_dict` takes."""
+        found = {}
+        for info in self.tensors:
+            size = int(np.prod(info.shape))
+            tensor = torch.from_numpy(self.read(info.name, "weight", 0, size)).view(info.shape)
+            found.update(dict.fromkeys((info.name, *info.aliases), tensor))
+        return found
+
+    def _bytes(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise RunError(f"{self.folder / name}: cannot be read: {error.strerror}") from None
+
+    def _receipt(self, rank: int, wanted: str) -> Receipt:
+        data = self._bytes(layout.receipt_name(rank))
+        if layout.digest(data) != wanted:
+            raise RunError(f"{self.folder / layout.receipt_name(rank)}: digest differs from the index: it was changed")
+        return Receipt.from_bytes(data)
+
+    def _check_size(self, file: ChunkedFile) -> None:
+        path = self.folder / file.name
+        size = path.stat().st_size if path.exists() else None
+        if size != file.size:
+            raise RunError(f"{path}: {'missing' if size is None else f'{size} bytes'}, written with {file.size} bytes")
+
+
+def load_newest(
+    folder: Path,
+    engine: Engine,
+    agree: Callable[[bool], bool],
+    check: Callable[[CheckpointReader], None],
+    refuse_older: Sequence[str] = (),
+) -> RunState | None:
+    """Restore the newest good checkpoint into the engine; None where there is none at all.
+
+    `agree` says whether all workers could read theirs; only then is anything applied. A damaged one is passed
+    over with a warning. RunError where checkpoints exist and none is good: training never starts silently anew.
+    """
+    reasons: list[str] = []
+    for candidate in committed_folders(folder):
+        reason = ""
+        parts: list[tuple[torch.Tensor, Array]] = []
+        reader: CheckpointReader | None = None
+        try:
+            reader = CheckpointReader(candidate)
+            check(reader)
+            parts = [
+                (f.values, reader.read(f.name, f.state, f.start, f.values.numel())) for f in engine.held()
+            ]
+        except RunError as error:
+            reason = str(error)
+        if agree(not reason):
+            assert reader is not None
+            with torch.no_grad():
+                for target, values in parts:
+                    target.copy_(torch.from_numpy(values))
+            engine.restored(reader.state.step)
+            return reader.state
+        reasons.append(reason or f"{candidate}: another worker could not read its part")
+        print(f"warning: checkpoint passed over: {reasons[-1]}", file=sys.stderr, flush=True)
+    if reasons:
+        raise RunError(
+            "no checkpoint of this run is good; --fresh starts anew and keeps the old folder aside:\n       "
+            + "\n       ".join(reasons)
+        )
+    return None
+
+
+def newest_reader(folder: Path) -> CheckpointReader:
+    """The newest checkpoint that opens, for use without training. RunError where there is none."""
+    reasons = []
+    for candidate in committed_folders(folder):
+        try:
+            return CheckpointReader(candidate)
+        except RunError as error:
+            reasons.append(str(error))
+            print(f"warning: checkpoint passed over: {error}", file=sys.stderr, flush=True)
+    raise RunError(f"{folder}: no good checkpoint" + "".join(f"\n       {reason}" for reason in reasons))
+
+
+def describe(index: dict[str, Any]) -> str:
+    """One line about a checkpoint for people."""
+    return f"step {index['step']}, written by {index['world']} workers"

@@ -1,0 +1,202 @@
+"""Saving a checkpoint: copy to host memory, then write and commit in the background."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster import places
+from cluster.errors import RunError
+from cluster.fault_points import fault_point
+from llm.train.checkpoints import layout
+from llm.train.checkpoints.chunks import Array, write_tensors
+from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
+from llm.train.engine import STATES, Engine, Fragment
+
+RECEIPT_SECONDS = 600.0  # how long the first worker waits for the others' files
+FAILURES_BEFORE_STOP = 3
+
+
+def tensor_table(engine: Engine) -> list[TensorInfo]:
+    """The model's tensors in name order; a tied one once, with its other names."""
+    model = engine.objective.model
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    shapes = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in model.named_parameters()}
+    table = []
+    for group in names.values():
+        name = next(n for n in group if n in shapes)
+        table.append(TensorInfo(name, shapes[name], tuple(sorted(set(group) - {name}))))
+    return sorted(table, key=lambda info: info.name)
+
+
+def owned(held: Sequence[Fragment], tensors: Sequence[TensorInfo], rank: int, world: int) -> list[Fragment]:
+    """This worker's share of what all hold alike: elements [rank*E div world, (rank+1)*E div world) of all E."""
+    sizes = [int(torch.Size(info.shape).numel()) for info in tensors]
+    first = {info.name: sum(sizes[:i]) for i, info in enumerate(tensors)}
+    low, high = rank * sum(sizes) // world, (rank + 1) * sum(sizes) // world
+    share = []
+    for fragment in held:
+        at = first[fragment.name] + fragment.start
+        start, stop = max(at, low), min(at + fragment.values.numel(), high)
+        if start < stop:
+            values = fragment.values[start - at : stop - at]
+            share.append(Fragment(fragment.name, fragment.state, fragment.start + start - at, values))
+    return share
+
+
+class CheckpointSaver:
+    """Writes this worker's part of each checkpoint; on the first worker also commits it and sweeps old ones.
+
+    `save` returns as soon as the state is copied; one save is in flight at a time, a second waits for it.
+    """
+
+    def __init__(
+        self, folder: Path, engine: Engine, rank: int, world: int, attempt: str, keep: int, record: dict[str, Any]
+    ) -> None:
+        self.folder, self.engine, self.rank, self.world = folder, engine, rank, world
+        self.attempt, self.keep, self.record = attempt, keep, record
+        self.tensors = tensor_table(engine)
+        self.committed_step = -1
+        self.committed: Path | None = None
+        self.stall_seconds = 0.0
+        self._thread: threading.Thread | None = None
+        self._failures: list[str] = []
+
+    def save(self, state: RunState) -> None:
+        """Copy the state at this moment and write it in the background."""
+        self.wait()
+        start = time.perf_counter()
+        held = self.engine.held()
+        parts = held if self.engine.partitioned else owned(held, self.tensors, self.rank, self.world)
+        copies = [(f.name, f.state, f.start, f.values.to("cpu", copy=True).numpy()) for f in parts]
+        self.stall_seconds += time.perf_counter() - start
+        self._thread = threading.Thread(target=self._write, args=(copies, state), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the save in flight. RunError after three failures in a row."""
+        if self._thread is not None:
+            start = time.perf_counter()
+            self._thread.join()
+            self._thread = None
+            self.stall_seconds += time.perf_counter() - start
+        if len(self._failures) >= FAILURES_BEFORE_STOP:
+            raise RunError(f"{FAILURES_BEFORE_STOP} checkpoints in a row failed: {'; '.join(self._failures)}")
+
+    def finish(self) -> None:
+        """Wait for the last save; RunError where it was not committed."""
+        self.wait()
+        if self._failures:
+            raise RunError(f"the last checkpoint failed: {self._failures[-1]}")
+
+    def _write(self, copies: list[tuple[str, str, int, Array]], state: RunState) -> None:
+        folder = self.folder / layout.folder_name(state.step, self.attempt)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            receipt = self._write_files(folder, copies, state.step)
+            fault_point("checkpoint.before_receipt", step=state.step, rank=self.rank)
+            places.write_bytes(folder / layout.receipt_name(self.rank), receipt.to_bytes())
+            if self.rank == 0:
+                self._commit(folder, state)
+                sweep(self.folder, self.keep)
+            self._failures.clear()
+        except (OSError, RunError) as error:
+            self._failures.append(str(error))
+            print(f"warning: checkpoint {folder} failed, training goes on: {error}", file=sys.stderr, flush=True)
+
+    def _write_files(self, folder: Path, copies: list[tuple[str, str, int, Array]], step: int) -> Receipt:
+        """weights first (evaluate, generate and export read it alone), then the optimizer's states."""
+        number = {info.name: i for i, info in enumerate(self.tensors)}
+        files, fragments = [], []
+        for kind, wanted in (("weights", STATES[:1]), ("optim", STATES[1:])):
+            rows = sorted(
+                ((number[n], start, STATES.index(s), n, values) for n, s, start, values in copies if s in wanted),
+                key=lambda row: row[:3],
+            )
+            keys = [f"{name}.{STATES[s]}.{start}" for _, start, s, name, _ in rows]
+            name = f"{kind}-{self.rank}-of-{self.world}.safetensors"
+            file, starts = write_tensors(folder, name, [(k, row[4]) for k, row in zip(keys, rows, strict=True)])
+            fault_point(f"checkpoint.after_{kind}", step=step, rank=self.rank)
+            fragments += [
+                (tensor, s, start, values.size, len(files), byte)
+                for (tensor, start, s, _, values), byte in zip(rows, starts, strict=True)
+            ]
+            files.append(file)
+        return Receipt(self.attempt, self.rank, self.world, tuple(files), tuple(fragments))
+
+    def _commit(self, folder: Path, state: RunState) -> None:
+        raw = [_await_receipt(folder / layout.receipt_name(r)) for r in range(self.world)]
+        receipts = [Receipt.from_bytes(data) for data in raw]
+        for receipt in receipts:
+            if (receipt.attempt, receipt.world) != (self.attempt, self.world):
+                raise RunError(f"{folder}: receipt {receipt.rank} is of another attempt, {receipt.attempt}")
+            for file in receipt.files:
+                if (folder / file.name).stat().st_size != file.size:
+                    raise RunError(f"{folder / file.name}: not the {file.size} bytes of its receipt")
+        columns = layout.fragment_columns(receipts)
+        layout.check_cover(columns, self.tensors)
+        table = layout.fragments_to_bytes(columns)
+        places.write_bytes(folder / layout.FRAGMENTS, table)
+        index = self.record | {
+            "format": layout.FORMAT,
+            "attempt": self.attempt,
+            "step": state.step,
+            "n": state.next_number,
+            "state": asdict(state),
+            "world": self.world,
+            "tensors": [asdict(info) for info in self.tensors],
+            "states": list(STATES),
+            "receipts": [layout.digest(data) for data in raw],
+            "fragments": layout.digest(table),
+        }
+        fault_point("checkpoint.before_index", step=state.step)
+        places.write_bytes(folder / layout.INDEX, layout.index_to_bytes(index))
+        fault_point("checkpoint.after_index", step=state.step)
+        self.committed_step, self.committed = state.step, folder
+
+
+def sweep(folder: Path, keep: int) -> None:
+    """Remove committed checkpoints older than the newest `keep`. Their index goes first, so none is torn."""
+    for old in committed_folders(folder)[keep:]:
+        (old / layout.INDEX).unlink(missing_ok=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep_torn(folder: Path) -> None:
+    """Remove what dead attempts left uncommitted. Only the run's one writer may call it, before it writes."""
+    for child in folder.glob("step-*") if folder.is_dir() else ():
+        if layout.FOLDER.fullmatch(child.name) and not (child / layout.INDEX).exists():
+            shutil.rmtree(child, ignore_errors=True)
+
+
+def committed_folders(folder: Path) -> list[Path]:
+    """Folders with an index, newest first (by step, then by the time of the commit)."""
+    found = []
+    for child in folder.glob("step-*") if folder.is_dir() else ():
+        match = layout.FOLDER.fullmatch(child.name)
+        index = child / layout.INDEX
+        if match and index.exists():
+            found.append((int(match[1]), index.stat().st_mtime_ns, child))
+    return [child for *_, child in sorted(found, reverse=True)]
+
+
+def _await_receipt(path: Path) -> bytes:
+    """Read a receipt when it is there: by opening it, since listings and stats are cached on NFS."""
+    deadline = time.monotonic() + RECEIPT_SECONDS
+    while True:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            if time.monotonic() > deadline:
+                raise RunError(f"{path}: did not arrive within {RECEIPT_SECONDS:.0f} s") from None
+            time.sleep(0.02)

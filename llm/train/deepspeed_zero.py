@@ -1,0 +1,202 @@
+"""The DeepSpeed ZeRO engine: the one file that imports deepspeed.
+
+Private names of DeepSpeed (verified on 0.19.8) are used to reach the partitions; each has a test.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+# DeepSpeed compiles its shared-memory operator for CPUs with torch's extension builder. It is kept in the
+# environment that it was built for: torch's own cache is shared by all of a user's environments.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # nothing here loads a pickle
+
+import torch
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+import torch.distributed as dist
+
+from llm.settings import OptimizerSettings
+from llm.train.engine import OPTIMIZER_STATES, STATES, Fragment, create_adam_state, make_adamw, set_adam_step
+from llm.train.objective import Objective
+
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+# DeepSpeed 0.19 calls collectives under names that torch 2.13 has renamed: nothing that a user can mend.
+warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+
+
+def zero_config(stage: int, micro_batch: int, accumulation: int, clip: float) -> dict[str, Any]:
+    """The complete DeepSpeed dict: every key that we rely on, since defaults change between releases."""
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "managed_gradient_accumulation": True,
+        "gradient_clipping": clip,
+        "gradient_allreduce_op": "mean",
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": False,
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": False},
+        "torch_autocast": {"enabled": False},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": False,
+            "reduce_scatter": True,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": 500_000_000,
+            "allgather_bucket_size": 500_000_000,
+            "round_robin_gradients": False,
+            "sub_group_size": 1_000_000_000,
+            "stage3_prefetch_bucket_size": 50_000_000,
+            "stage3_param_persistence_threshold": 100_000,
+            "stage3_max_live_parameters": 1_000_000_000,
+            "stage3_max_reuse_distance": 1_000_000_000,
+            "stage3_gather_16bit_weights_on_model_save": False,
+        },
+    }
+
+
+class ZeroEngine:
+    """Engine (see engine.py) on DeepSpeed ZeRO (Rajbhandari et al. 2020), stages 0 to 3.
+
+    Needs torch.distributed to be initialised. DeepSpeed takes the mean of gradients over workers, so each
+    loss is scaled by their number: the contract is a sum over the batch's real tokens.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: OptimizerSettings,
+        world: int,
+        stage: int,
+        micro_batch: int,
+        accumulation: int,
+    ) -> None:
+        self.objective = objective
+        self.world = world
+        self.stage = stage
+        self.partitioned = stage > 0
+        self.clip = optimizer.clip
+        # Names are taken before ZeRO 3 replaces the parameters' data.
+        self.named = dict(objective.model.named_parameters())
+        self.config = zero_config(stage, micro_batch, accumulation, optimizer.clip)
+        self.engine, *_ = deepspeed.initialize(
+            model=objective,
+            optimizer=make_adamw(objective, optimizer),
+            config=self.config,
+            dist_init_required=False,
+        )
+        self._create_states()
+
+    def accumulate(self, ids: Tensor, targets: Tensor, weights: Tensor, scale: float, last: bool) -> Tensor:
+        self.engine.set_gradient_accumulation_boundary(last)
+        loss: Tensor = self.engine(ids, targets, weights)
+        self.engine.backward(loss * (scale * self.world), scale_wrt_gas=False)
+        if not last:
+            self.engine.step()  # counts the micro-batch
+        return loss.detach()
+
+    def step(self, lr: float) -> float:
+        norm = None
+        if self.stage == 0:  # DeepSpeed reports none here
+            gradients = [p.grad for p in self.named.values() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+        return float(norm if norm is not None else self.engine.get_global_grad_norm())
+
+    @torch.no_grad()
+    def forward(self, ids: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+        self.engine.eval()
+        result: Tensor = self.engine(ids, targets, weights)
+        self.engine.train()
+        return result
+
+    def held(self) -> list[Fragment]:
+        fragments = []
+        for name, parameter in self.named.items():
+            found = self._find(parameter)
+            if found is not None:
+                start, views = found
+                fragments += [Fragment(name, state, start, view) for state, view in views.items()]
+        return fragments
+
+    def restored(self, step: int) -> None:
+        set_adam_step(self._torch_optimizer(), step)
+        zero = self.engine.optimizer
+        if self.stage in (1, 2):
+            zero.update_lp_params()
+        elif self.stage == 3:
+            persistent = zero.persistent_parameters
+            if persistent:
+                persistent[0].partition(persistent)
+            for i in range(len(zero.fp32_partitioned_groups_flat)):
+                zero._reassign_or_swap_out_partitioned_parameters(i)
+            if persistent:
+                persistent[0].all_gather(persistent)
+
+    def describe(self) -> dict[str, object]:
+        return self.config
+
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        return self.engine.optimizer.optimizer if self.partitioned else self.engine.optimizer
+
+    def _create_states(self) -> None:
+        """Create AdamW's states before the first step, so that `held` is complete from the start."""
+        zero = self.engine.optimizer
+        if self.stage == 0:
+            create_adam_state(zero, list(self.named.values()))
+        elif self.stage in (1, 2):
+            create_adam_state(zero.optimizer, zero.single_partition_of_fp32_groups)
+            zero._lazy_init_hp_params_optimizer_state()
+        else:
+            create_adam_state(zero.optimizer, zero.fp32_partitioned_groups_flat)
+        set_adam_step(self._torch_optimizer(), 0)
+
+    def _find(self, parameter: Any) -> tuple[int, dict[str, Tensor]] | None:
+        """Where this worker's part of a parameter starts, and live views on its states; None: no part."""
+        zero = self.engine.optimizer
+        if self.stage == 0:
+            state = zero.state[parameter]
+            views = {"weight": parameter.detach().view(-1)}
+            return 0, views | {name: state[name].view(-1) for name in OPTIMIZER_STATES}
+        if self.stage in (1, 2):
+            mapping = parameter._hp_mapping
+            if mapping is None:
+                return None
+            views = {"weight": mapping.get_hp_fragment().detach()}
+            views |= {name: mapping.get_optim_state_fragment(name) for name in OPTIMIZER_STATES}
+            return mapping.lp_fragment_address.start, views
+        group, offset, padded = zero.grad_position[zero.get_param_id(parameter)]
+        start = dist.get_rank() * padded
+        length = min(padded, parameter.ds_numel - start)  # the last part is padded at its end
+        if length <= 0:
+            return None
+        flat = zero.fp32_partitioned_groups_flat[group]
+        whole = {"weight": flat.detach()} | {n: zero.optimizer.state[flat][n] for n in OPTIMIZER_STATES}
+        return start, {state: whole[state].narrow(0, offset, length) for state in STATES}
+
+
+def build_ops() -> bool:
+    """Compile what DeepSpeed would otherwise compile at its first start; False where nothing is needed."""
+    if torch.cuda.is_available():
+        return False
+    from deepspeed.comm.torch import build_shm_op
+
+    return build_shm_op() is not None

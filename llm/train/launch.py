@@ -1,0 +1,85 @@
+"""From a job to its end: here or on Ray, with the live line, and with what a signal or a failure means."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cluster.errors import RunError, Stopped, UserError
+from cluster.settings import ClusterSettings
+from llm.settings import ModelSettings, PretrainSettings
+from llm.train.progress import Progress
+from llm.train.run_folder import RunFolder
+from llm.train.worker import Job, work_here
+
+STOP_SECONDS = 60.0  # how long the workers may take for the checkpoint after a signal
+
+
+def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any) -> None:
+    """What can be known before anything starts. UserError names the fields that disagree."""
+    if settings.length > model.context:
+        raise UserError(
+            f"pretrain.length is {settings.length} tokens, model.context {model.context}: a sample must fit"
+        )
+    if not corpus.sources("train"):
+        raise UserError(f"{corpus.path}: its train split is empty")
+
+
+def launch(
+    job: Job, run: RunFolder, settings: PretrainSettings, cluster: ClusterSettings, out: str
+) -> None:
+    """Train to the end. RunError and UserError of a worker are raised here; signals make a checkpoint first."""
+    for leftover in (run.stop, run.failure):
+        leftover.unlink(missing_ok=True)
+    with Progress(run.metrics, settings.steps):
+        if settings.launch == "here":
+            _until_done(lambda: work_here(job), run)
+        else:
+            from cluster.ray_runtime import available_cpus, check_output_place, ray_session
+            from llm.train.ray_workers import train_on_ray
+
+            with ray_session(cluster):
+                check_output_place(out, "pretrain.out")
+                cpus = settings.cpus_per_worker or max(1, available_cpus() // settings.workers)
+                if cluster.address is None and cpus * settings.workers > available_cpus():
+                    raise UserError(
+                        f"pretrain.workers {settings.workers} with {cpus} CPUs each do not fit into the "
+                        f"{available_cpus()} CPUs of this machine: lower workers or cpus_per_worker"
+                    )
+                _until_done(lambda: train_on_ray(job, cpus), run)
+    _raise_failure(run, job)
+
+
+def _until_done(train: Callable[[], None], run: RunFolder) -> None:
+    """Run `train` in a thread, so that this one can answer signals: ask for a checkpoint, wait for it, pass on."""
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            train()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except (KeyboardInterrupt, Stopped):
+        print("stopping: the workers make a checkpoint at this step ...", flush=True)
+        run.stop.touch()
+        thread.join(STOP_SECONDS)
+        raise
+    if errors:
+        raise errors[0]
+
+
+def _raise_failure(run: RunFolder, job: Job) -> None:
+    try:
+        failure = json.loads(run.failure.read_bytes())
+    except FileNotFoundError:
+        return
+    if failure["launch"] == job.launch:
+        raise (UserError if failure["kind"] == "user" else RunError)(failure["message"])

@@ -1,0 +1,156 @@
+"""The training loop: one screen, the same for every engine and any number of workers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from cluster.errors import RunError
+from cluster.fault_points import fault_point
+from data_jobs.hashes import h64
+from llm.data.batches import worker_slice
+from llm.data.loader import Loader
+from llm.data.samples import Batch, MicroBatch
+from llm.settings import PretrainSettings
+from llm.train.checkpoints.layout import RunState
+from llm.train.checkpoints.save import CheckpointSaver
+from llm.train.engine import Engine
+from llm.train.group import Group, join_digest, split_digest
+from llm.train.schedule import learning_rate
+
+
+@dataclass
+class Parts:
+    """What the loop works with, assembled by worker.py. The callables do nothing on workers that have no part in it."""
+
+    settings: PretrainSettings
+    group: Group
+    engine: Engine
+    loader: Loader
+    saver: CheckpointSaver
+    log: Callable[[dict[str, Any]], None]
+    validate: Callable[[int | None], dict[str, float]]
+    write_samples: Callable[[int], None]
+    stop_wanted: Callable[[], bool]
+    on_commit: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """What the workers add up in each step's one exchange."""
+
+    loss: float
+    digest: int
+    stop: bool
+    committed_step: int
+
+
+def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
+    """Train from `state` to the last step, or to the step at which a stop is wanted; the last logged values."""
+    settings, clock, values = parts.settings, _Clock(parts), dict[str, Any]()
+    seen_commit = -1
+    if state.step == 0:
+        values = {"step": 0, "time": time.time(), **parts.validate(settings.validation.max_samples)}
+        parts.log(values)
+        clock.restart()
+    with parts.loader.iterate(state.step, settings.steps) as batches:
+        for batch in batches:
+            fault_point("train.step", step=batch.step + 1, rank=parts.group.rank)
+            loss = _accumulate(parts, batch)
+            sums = _exchange(parts, batch, loss)
+            if not math.isfinite(sums.loss):
+                raise RunError(
+                    f"step {batch.step + 1}: the loss is {sums.loss}; stopped before it reached the weights "
+                    f"(samples {batch.numbers[0]} to {batch.numbers[-1]}); the last checkpoint is good"
+                )
+            rate = learning_rate(batch.step, settings.steps, settings.optimizer.lr, settings.schedule)
+            norm = parts.engine.step(rate)
+            state = replace(state, step=batch.step + 1, next_number=batch.next_number, tokens=state.tokens + batch.tokens)
+            values = {"loss": sums.loss, "lr": rate, "grad_norm": norm, "sample_digest": f"{sums.digest:016x}"}
+            values = {"step": state.step, "time": time.time()} | values | clock.lap(state)
+            if sums.committed_step > seen_commit:
+                seen_commit = sums.committed_step
+                parts.on_commit(seen_commit)
+            values |= _look(parts, state)
+            if state.step % settings.log_every == 0 or state.step == settings.steps:
+                parts.log(values)
+            # Saved after it is logged: whoever resumes from this checkpoint finds its line.
+            if sums.stop or state.step == settings.steps or state.step % settings.checkpoint.every == 0:
+                parts.saver.save(state)
+            clock.restart()
+            if sums.stop:
+                break
+    parts.saver.finish()
+    return state, values
+
+
+def _accumulate(parts: Parts, batch: Batch) -> float:
+    """Gradients of sum over real tokens / the batch's real tokens; returns this worker's summed loss."""
+    total = torch.zeros((), dtype=torch.float64, device=parts.group.device)
+    first = worker_slice(len(batch.numbers), parts.group.rank, parts.group.world).start
+    for i, micro in enumerate(batch.micro):
+        # Dropout is the one thing here that draws: equal to the bit for the same layout of workers.
+        torch.manual_seed(h64(parts.settings.seed, "dropout", batch.step, first + i * len(micro.inputs)) >> 1)
+        ids, targets, weights = tensors_of(micro, parts.group.device)
+        total += parts.engine.accumulate(ids, targets, weights, 1 / batch.tokens, last=i == len(batch.micro) - 1)
+    return total.item()
+
+
+def _exchange(parts: Parts, batch: Batch, loss: float) -> StepSums:
+    first = parts.group.rank == 0
+    total, stop, committed, *digest = parts.group.sum(
+        [
+            loss,
+            float(first and parts.stop_wanted()),
+            float(parts.saver.committed_step + 1 if first else 0),
+            *split_digest(batch.digest),
+        ]
+    )
+    return StepSums(total / batch.tokens, join_digest(digest), stop > 0, int(committed) - 1)
+
+
+def _look(parts: Parts, state: RunState) -> dict[str, float]:
+    """Validation and samples where they are due; what validation found."""
+    settings, found = parts.settings, dict[str, float]()
+    last = state.step == settings.steps
+    if last or (settings.validation.every and state.step % settings.validation.every == 0):
+        found = parts.validate(None if last else settings.validation.max_samples)
+    if last or (settings.samples.every and state.step % settings.samples.every == 0):
+        parts.write_samples(state.step)
+    return found
+
+
+def tensors_of(micro: MicroBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A micro-batch on the device."""
+    return tuple(  # type: ignore[return-value]
+        torch.from_numpy(array).to(device, non_blocking=True) for array in (micro.inputs, micro.targets, micro.weights)
+    )
+
+
+class _Clock:
+    """Time of the steps themselves: validation, samples and the copy of a checkpoint are counted apart."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.restart()
+
+    def restart(self) -> None:
+        self._start = time.perf_counter()
+        self._waited = self.parts.loader.wait_seconds
+
+    def lap(self, state: RunState) -> dict[str, float]:
+        seconds = time.perf_counter() - self._start
+        tokens = self.parts.settings.batch * self.parts.settings.length
+        return {
+            "tokens": state.tokens,
+            "samples": state.next_number,
+            "tokens_per_second": tokens / seconds,
+            "step_seconds": seconds,
+            "data_wait_seconds": self.parts.loader.wait_seconds - self._waited,
+            "checkpoint_stall_seconds": self.parts.saver.stall_seconds,
+        }

@@ -1,0 +1,71 @@
+"""The plain engine: PyTorch alone, every worker holds everything. The reference for the others."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from llm.settings import OptimizerSettings
+from llm.train.engine import OPTIMIZER_STATES, Fragment, create_adam_state, make_adamw, set_adam_step
+from llm.train.objective import Objective
+
+
+class PlainEngine:
+    """Engine (see engine.py) without partitions: gradients are summed over the workers in one all-reduce."""
+
+    partitioned = False
+
+    def __init__(self, objective: Objective, optimizer: OptimizerSettings, world: int) -> None:
+        self.objective = objective
+        self.world = world
+        self.clip = optimizer.clip
+        self.parameters = list(objective.model.parameters())
+        self.optimizer = make_adamw(objective, optimizer)
+        create_adam_state(self.optimizer, self.parameters)
+
+    def accumulate(self, ids: Tensor, targets: Tensor, weights: Tensor, scale: float, last: bool) -> Tensor:
+        loss: Tensor = self.objective(ids, targets, weights)
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        if last and self.world > 1:
+            self._sum_gradients()
+        return loss.detach()
+
+    def step(self, lr: float) -> float:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm.item()
+
+    @torch.no_grad()
+    def forward(self, ids: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+        self.objective.eval()
+        result: Tensor = self.objective(ids, targets, weights)
+        self.objective.train()
+        return result
+
+    def held(self) -> list[Fragment]:
+        fragments = []
+        for name, parameter in self.objective.model.named_parameters():
+            fragments.append(Fragment(name, "weight", 0, parameter.detach().view(-1)))
+            for state in OPTIMIZER_STATES:
+                fragments.append(Fragment(name, state, 0, self.optimizer.state[parameter][state].view(-1)))
+        return fragments
+
+    def restored(self, step: int) -> None:
+        set_adam_step(self.optimizer, step)
+
+    def describe(self) -> dict[str, object]:
+        return {"engine": "plain"}
+
+    def _sum_gradients(self) -> None:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = torch.cat([g.view(-1) for g in gradients])
+        dist.all_reduce(flat)
+        for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))

@@ -1,0 +1,75 @@
+"""The live line of a training, read from the run's metrics: the driver needs no word from the workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+PLAIN_SECONDS = 15.0  # between lines where the output is no terminal
+TAIL_BYTES = 1 << 14
+
+
+class Progress:
+    """Shows step, loss, tokens/s and time left in a background thread, as a context manager."""
+
+    def __init__(self, metrics: Path, steps: int) -> None:
+        self.metrics, self.steps = metrics, steps
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        terminal = sys.stderr.isatty()
+        bar = tqdm(total=self.steps, unit="step", disable=not terminal, dynamic_ncols=True)
+        shown, told = -1, time.monotonic()
+        while not self._end.wait(0.5):
+            row = self._last()
+            if row is None or row["step"] == shown:
+                continue
+            shown = row["step"]
+            bar.n = shown
+            bar.set_postfix_str(_words(row), refresh=True)
+            if not terminal and (time.monotonic() - told > PLAIN_SECONDS or shown in (0, self.steps)):
+                told = time.monotonic()
+                print(f"step {shown}/{self.steps}  {_words(row)}{self._left(row)}", flush=True)
+        bar.close()
+
+    def _last(self) -> dict[str, Any] | None:
+        """The last whole line, read from the file's end."""
+        try:
+            with open(self.metrics, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+                whole = file.read().rpartition(b"\n")[0]
+            return json.loads(whole.rpartition(b"\n")[2]) if whole else None
+        except (OSError, ValueError):
+            return None
+
+    def _left(self, row: dict[str, Any]) -> str:
+        if "step_seconds" not in row:
+            return ""
+        return f"  about {(self.steps - row['step']) * row['step_seconds'] / 60:.1f} min left"
+
+
+def _words(row: dict[str, Any]) -> str:
+    parts = []
+    if "loss" in row:
+        parts.append(f"loss {row['loss']:.4f}")
+    if "val_loss" in row:
+        parts.append(f"val {row['val_loss']:.4f}")
+    if "tokens_per_second" in row:
+        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+    return "  ".join(parts)

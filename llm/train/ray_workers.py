@@ -1,0 +1,79 @@
+"""Ray Train starts the workers: the one file that imports ray.train."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.errors import RunError
+from llm.settings import PretrainSettings
+from llm.train.group import Group
+from llm.train.worker import Job, use_cuda, work
+
+
+def train_on_ray(job: Job, cpus_per_worker: int) -> None:
+    """Run the job on its workers; a lost one restarts the group from the newest checkpoint.
+
+    Ray must be initialised. RunError where the group failed more often than the settings allow.
+    """
+    settings = PretrainSettings.model_validate(job.pretrain)
+    gpu = use_cuda(settings)
+    run = Path(job.run)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": vars(job), "cpus": cpus_per_worker},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers, use_gpu=gpu, resources_per_worker=_resources(cpus_per_worker, gpu)
+        ),
+        run_config=RunConfig(
+            name=run.name,
+            storage_path=str(run.parent),
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise RunError(
+            f"the workers failed more than pretrain.max_failures ({settings.max_failures}) times; "
+            f"the last checkpoint is good and the same command continues. The last failure: {_cause(error)}"
+        ) from error
+
+
+def _resources(cpus: int, gpu: bool) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Runs in each worker process, with torch.distributed initialised by Ray."""
+    context = ray.train.get_context()
+    os.environ.setdefault("OMP_NUM_THREADS", str(config["cpus"]))
+    torch.set_num_threads(config["cpus"])
+    device = ray.train.torch.get_device()
+    group = Group(context.get_world_rank(), context.get_world_size(), device)
+    work(Job(**config["job"]), group, _report)
+
+
+def _report(folder: str, metrics: dict[str, Any]) -> None:
+    """Tell Ray Train of a checkpoint that lies in its place already: nothing is uploaded."""
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint(folder),
+        checkpoint_dir_name=f"checkpoints/{Path(folder).name}",
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of the first worker's error."""
+    failures = getattr(error, "worker_failures", None) or {}
+    first = next(iter(failures.values()), error)
+    return str(first).strip().splitlines()[-1] if str(first).strip() else type(first).__name__

@@ -1,0 +1,188 @@
+"""The run folder: what lies where, whose settings it belongs to, and how it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cluster import places
+from cluster.errors import RunError, UserError
+from cluster.fields import values_of_kind
+from llm.settings import ModelSettings, PretrainSettings
+
+FORMAT = "manta-run-1"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of a run's files."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "settings.json"
+
+    @property
+    def deepspeed(self) -> Path:
+        return self.path / "deepspeed.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def stop(self) -> Path:
+        """A file that asks the workers to make a checkpoint and end."""
+        return self.path / ".stop"
+
+    @property
+    def failure(self) -> Path:
+        """Why a launch must not be tried again, written by the worker that found it."""
+        return self.path / ".failure.json"
+
+    def read_settings(self) -> dict[str, Any]:
+        """UserError where this is no run folder."""
+        try:
+            value: dict[str, Any] = json.loads(self.settings.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: no run folder: it has no {self.settings.name}") from None
+        except ValueError as error:
+            raise RunError(f"{self.settings}: damaged: {error}") from None
+        if value.get("format") != FORMAT:
+            raise UserError(f"{self.settings}: format {value.get('format')!r}, this version reads {FORMAT!r}")
+        return value
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """What a finished run says of itself; None while it is not finished."""
+        try:
+            value: dict[str, Any] = json.loads(self.summary.read_bytes())
+        except FileNotFoundError:
+            return None
+        return value
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a JSON lines file; a torn last line, left by a killed writer, is passed over."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                if line.endswith("\n"):
+                    raise RunError(f"{path}: a line is damaged: {line[:80]!r}") from None
+
+
+def read_metrics(run: str | Path) -> list[dict[str, Any]]:
+    """One dict a logged step of a run folder, in order."""
+    folder = RunFolder(Path(run))
+    folder.read_settings()
+    return list(read_lines(folder.metrics))
+
+
+def open_run(
+    folder: RunFolder,
+    model: ModelSettings,
+    pretrain: PretrainSettings,
+    corpus: dict[str, Any],
+    accept: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Claim a run folder for these settings: new, or the same run going on.
+
+    Raises UserError that names each field in which the folder's run differs, old and new. Plan fields named
+    in `accept` may differ; what was accepted is recorded.
+    """
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "run_id": f"{folder.path.name}-{secrets.token_hex(4)}",
+        "model": model.model_dump(mode="json"),
+        "pretrain": pretrain.model_dump(mode="json"),
+        "corpus": corpus,
+        "environment": environment(),
+        "accepted": [],
+    }
+    if folder.settings.exists():
+        saved = folder.read_settings()
+        differing = list(differences(saved, model, pretrain, corpus))
+        refused = [row for row in differing if row[0] not in accept or row[3] == "identity"]
+        if refused:
+            lines = [f"{name}: {old!r} there, {new!r} now ({kind})" for name, old, new, kind in refused]
+            raise UserError(
+                f"{folder.path} belongs to a run with other settings:\n       "
+                + "\n       ".join(lines)
+                + "\n       Use the old values, another --pretrain.out, or --fresh (keeps the old folder aside)"
+                + ("; --accept FIELD changes a plan field of this run" if any(r[3] == "plan" for r in refused) else "")
+            )
+        record["run_id"] = saved["run_id"]
+        record["accepted"] = saved["accepted"] + [
+            {"field": name, "old": old, "new": new, "time": time.time()} for name, old, new, _ in differing
+        ]
+    elif folder.path.is_dir() and any(folder.path.iterdir()):
+        raise UserError(f"{folder.path}: not empty, and no run of ours: choose another --pretrain.out")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    places.write_json(folder.settings, record)
+    return record
+
+
+def differences(
+    saved: dict[str, Any], model: ModelSettings, pretrain: PretrainSettings, corpus: dict[str, Any]
+) -> Iterator[tuple[str, Any, Any, str]]:
+    """(field, saved value, present value, kind) of every identity and plan field that differs."""
+    for section, settings in (("model", model), ("pretrain", pretrain)):
+        for kind in ("identity", "plan"):
+            for dotted, value in values_of_kind(settings, kind).items():  # type: ignore[arg-type]
+                old: Any = saved[section]
+                for part in dotted.split("."):
+                    old = old.get(part) if isinstance(old, dict) else None
+                if old != value:
+                    yield f"{section}.{dotted}", old, value, kind
+    for name, kind in (("tokenizer", "identity"), ("corpus_id", "plan")):
+        if saved["corpus"].get(name) != corpus[name]:
+            yield f"corpus.{name}", saved["corpus"].get(name), corpus[name], kind
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a folder out of the way (nothing is deleted); None where there was none."""
+    if not path.exists():
+        return None
+    aside = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+    os.rename(path, aside)
+    return aside
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the report."""
+    names = ("torch", "ray", "deepspeed", "pyarrow", "sentencepiece", "wandb", "numpy")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {"python": platform.python_version(), "machine": platform.machine(), "system": platform.platform()} | versions

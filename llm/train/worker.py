@@ -1,0 +1,291 @@
+"""One worker of a run, from its job description to the end of training. Assembles; the loop decides."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster import places
+from cluster.errors import RunError, UserError
+from data_jobs import open_corpus
+from llm.data.batches import BatchPlan, micro_steps
+from llm.data.loader import Loader
+from llm.data.order import Order, order_of_corpus
+from llm.data.validation import validation_of_corpus
+from llm.model.generation import generate
+from llm.model.gpt import GPT
+from llm.settings import ModelSettings, PretrainSettings
+from llm.train.checkpoints.layout import RunState
+from llm.train.checkpoints.load import CheckpointReader, load_newest
+from llm.train.checkpoints.save import CheckpointSaver, sweep_torn
+from llm.train.engine import Engine
+from llm.train.group import Group
+from llm.train.loop import Parts, train
+from llm.train.objective import Objective
+from llm.train.plain import PlainEngine
+from llm.train.run_folder import RunFolder
+from llm.train.tracking import MetricsFile, Sink, Tracker
+from llm.train.validate import text_loss
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run's workers are told; plain values, so that it travels as JSON. Paths are absolute."""
+
+    model: dict[str, Any]
+    pretrain: dict[str, Any]
+    corpus: str
+    run: str
+    run_id: str
+    launch: str
+    """Of this start of the command: tells its failures from those of earlier starts."""
+
+
+def work(job: Job, group: Group, report: Callable[[str, dict[str, Any]], None]) -> None:
+    """Train as one of the group's workers. `report(folder, metrics)` is called by all when a checkpoint is there.
+
+    What must not be tried again (UserError, RunError) is written to the run folder, and a group that is
+    started again for the same launch returns at once.
+    """
+    folder = RunFolder(Path(job.run))
+    if _failed_before(folder, job):
+        return
+    try:
+        _train(job, folder, group, report)
+    except (UserError, RunError) as error:
+        kind = "user" if isinstance(error, UserError) else "run"
+        places.write_json(folder.failure, {"launch": job.launch, "kind": kind, "message": str(error)})
+        raise
+
+
+def _failed_before(folder: RunFolder, job: Job) -> bool:
+    try:
+        return bool(json.loads(folder.failure.read_bytes())["launch"] == job.launch)
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
+def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dict[str, Any]], None]) -> None:
+    model_settings = ModelSettings.model_validate(job.model)
+    settings = PretrainSettings.model_validate(job.pretrain)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    corpus = open_corpus(job.corpus, settings.verify)
+    order = make_order(corpus, settings)
+    plan = BatchPlan([(0, settings.batch)])
+    micro_batch = even_micro_batch(settings.batch, group.world, settings.micro_batch)
+    model = GPT(model_settings, corpus.tokenizer.vocab_size, settings.seed).to(group.device)
+    engine = make_engine(Objective(model, settings.precision), settings, group, micro_batch)
+    if group.rank == 0:
+        sweep_torn(folder.checkpoints)
+        places.write_json(folder.deepspeed, engine.describe())
+
+    def check(reader: CheckpointReader) -> None:
+        state = reader.state
+        if state.next_number != plan.next_number(state.step):
+            raise RunError(
+                f"{reader.folder}: stands at sample {state.next_number}, the batch schedule puts step "
+                f"{state.step} at sample {plan.next_number(state.step)}"
+            )
+
+    state = load_newest(folder.checkpoints, engine, group.agree, check) or RunState(0, 0, 0, job.run_id)
+    attempt = group.new_attempt()
+    record = {
+        "model": job.model,
+        "pretrain": job.pretrain,
+        "corpus_id": corpus.corpus_id,
+        "order": order.describe(),
+        "batch_schedule": plan.schedule,
+        "skips": plan.skips,
+        "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
+    }
+    saver = CheckpointSaver(
+        folder.checkpoints, engine, group.rank, group.world, attempt, settings.checkpoint.keep, record
+    )
+    tracker = make_tracker(job, folder, settings, state) if group.rank == 0 else Tracker([])
+    val_tokens, val_bytes = split_size(corpus, "val")
+
+    def validate(max_rows: int | None) -> dict[str, float]:
+        if not val_tokens:
+            return {}
+        batch = settings.validation.batch
+        rows = validation_of_corpus(corpus, "val", settings.length, batch, group.rank, group.world, max_rows)
+        found = text_loss(engine.forward, rows, val_tokens, val_bytes, group)
+        return {"val_loss": found.loss, "bits_per_byte": found.bits_per_byte}
+
+    def write_samples(step: int) -> None:
+        tokenizer, wanted = corpus.tokenizer, settings.samples
+        for prompt in wanted.prompts:
+            ids = [tokenizer.eos_id, *(int(i) for i in tokenizer.encode(prompt))]
+            new = list(
+                generate(
+                    lambda x: engine.forward(x.to(group.device)), ids, wanted.tokens, settings.length,
+                    seed=settings.seed, forbidden=tuple(tokenizer.specials.values()),
+                )
+            )  # fmt: skip
+            if group.rank == 0:
+                line = {"step": step, "prompt": prompt, "text": prompt + tokenizer.decode(new)}
+                with open(folder.samples, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def on_commit(step: int) -> None:
+        report(str(folder.checkpoints / f"step-{step:09d}-{attempt}"), {"step": step})
+
+    parts = Parts(
+        settings=settings,
+        group=group,
+        engine=engine,
+        loader=Loader(corpus, "train", order, plan, group.rank, group.world, micro_batch),
+        saver=saver,
+        log=lambda values: tracker.log(values | {"attempt": attempt}),
+        validate=validate,
+        write_samples=write_samples,
+        stop_wanted=folder.stop.exists,
+        on_commit=on_commit,
+    )
+    exit_code = 1
+    try:
+        state, last = train(parts, state)
+        if state.step == settings.steps and "val_loss" not in last:
+            last = last | validate(None)  # resumed after the very last checkpoint
+        if group.rank == 0 and state.step == settings.steps:
+            write_summary(folder, job, settings, model, state, last)
+        exit_code = 0
+    finally:
+        tracker.finish(exit_code)
+
+
+def make_order(corpus: Any, settings: PretrainSettings) -> Order:
+    """The order of the training samples: by the recipe's weights, else the corpus' own, else by size."""
+    planned = settings.steps * settings.batch
+    weights = settings.weights or default_weights(corpus)
+    return order_of_corpus(corpus, "train", weights, planned, settings.length, settings.seed, settings.lanes)
+
+
+def default_weights(corpus: Any) -> dict[str, float] | None:
+    """The weights that the corpus' recipe gave its sources; None (by size) where it gave none.
+
+    A source without one beside others that have one counts with its share of the tokens.
+    """
+    fixed, names = corpus.manifest["settings"], corpus.sources("train")
+    given = {fixed[f"sources.{i}.name"]: fixed[f"sources.{i}.weight"] for i in range(_count_sources(fixed))}
+    if not any(given.get(name) for name in names):
+        return None
+    tokens = {name: corpus.stream(name, "train").tokens for name in names}
+    return {name: given.get(name) or tokens[name] / sum(tokens.values()) for name in names}
+
+
+def _count_sources(fixed: dict[str, Any]) -> int:
+    return sum(1 for key in fixed if key.startswith("sources.") and key.endswith(".name"))
+
+
+def even_micro_batch(batch: int, world: int, most: int) -> int:
+    """Rows of each forward: the share of a worker in as few equal parts as `most` allows."""
+    share = -(-batch // world)
+    return -(-share // micro_steps(batch, world, most))
+
+
+def make_engine(objective: Objective, settings: PretrainSettings, group: Group, micro_batch: int) -> Engine:
+    """The engine that the settings name. DeepSpeed is imported only where it is used."""
+    if settings.engine == "plain":
+        return PlainEngine(objective, settings.optimizer, group.world)
+    from llm.train.deepspeed_zero import ZeroEngine
+
+    accumulation = micro_steps(settings.batch, group.world, micro_batch)
+    return ZeroEngine(
+        objective, settings.optimizer, group.world, settings.zero_stage, micro_batch, accumulation
+    )
+
+
+def make_tracker(job: Job, folder: RunFolder, settings: PretrainSettings, state: RunState) -> Tracker:
+    """metrics.jsonl and W&B, on the first worker."""
+    metrics = MetricsFile(folder.metrics, state.step if state.step else -1)
+    truncate_samples(folder, state.step)
+    sinks: list[Sink] = [metrics]
+    if settings.wandb.mode != "disabled":
+        from llm.train.wandb_run import WandbRun
+
+        config = {"model": job.model, "pretrain": job.pretrain}
+        sinks.append(WandbRun(folder.path, state.wandb_id, settings.wandb, config, metrics.kept))
+    return Tracker(sinks)
+
+
+def truncate_samples(folder: RunFolder, step: int) -> None:
+    """Samples of steps that will come again are dropped, like their metrics."""
+    from llm.train.tracking import truncate_after
+
+    if folder.samples.exists():
+        truncate_after(folder.samples, step)
+
+
+def split_size(corpus: Any, split: str) -> tuple[int, int]:
+    """Tokens and bytes of a split over its sources."""
+    streams = [corpus.stream(name, split) for name in corpus.sources(split)]
+    return sum(s.tokens for s in streams), sum(s.bytes for s in streams)
+
+
+def write_summary(
+    folder: RunFolder, job: Job, settings: PretrainSettings, model: GPT, state: RunState, last: dict[str, Any]
+) -> None:
+    """The finished run in one file; that it exists says that the run is finished."""
+    from llm.train.run_folder import read_lines
+
+    rows = list(read_lines(folder.metrics))
+    rates = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
+    first = next((row["val_loss"] for row in rows if "val_loss" in row), None)
+    summary = {
+        "finished": True,
+        "run_id": job.run_id,
+        "parameters": model_size(model),
+        "workers": settings.workers,
+        "engine": settings.engine,
+        "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "loss": last.get("loss", next((row["loss"] for row in reversed(rows) if "loss" in row), None)),
+        "first_val_loss": first,
+        "val_loss": last.get("val_loss"),
+        "bits_per_byte": last.get("bits_per_byte"),
+        "tokens_per_second": rates[len(rates) // 2] if rates else None,
+        "attempts": len({row["attempt"] for row in rows}),
+        "state": asdict(state),
+    }
+    places.write_json(folder.summary, summary)
+
+
+def model_size(model: GPT) -> int:
+    """Parameters of the whole model, also where ZeRO 3 has cut them up."""
+    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
+
+
+def work_here(job: Job) -> None:
+    """The one worker of a run without Ray, in this process."""
+    settings = PretrainSettings.model_validate(job.pretrain)
+    device = torch.device("cuda" if use_cuda(settings) else "cpu")
+    if settings.cpus_per_worker:
+        torch.set_num_threads(settings.cpus_per_worker)
+    own_group = settings.engine == "deepspeed" and not torch.distributed.is_initialized()
+    if own_group:
+        import tempfile
+
+        store = torch.distributed.FileStore(tempfile.mktemp(), 1)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "0")
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        work(job, Group(0, 1, device), lambda folder, metrics: None)
+    finally:
+        if own_group:
+            torch.distributed.destroy_process_group()
+
+
+def use_cuda(settings: PretrainSettings) -> bool:
+    """Whether workers compute on a GPU of this machine."""
+    return settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())

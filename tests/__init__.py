@@ -1,0 +1,1 @@
+"""Tests: mirrors of cluster/, data_jobs/ and llm/; journeys/ runs whole commands, faults/ kills and breaks."""

@@ -1,0 +1,52 @@
+"""What every test gets: a quiet environment for its processes, and one Ray for the whole run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before anything imports torch, Ray or W&B; the processes that tests start inherit it.
+os.environ.update(
+    {
+        "OMP_NUM_THREADS": "1",  # two processes with two thread pools each are slower on two cores
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        # Ray Train asks its workers each 2 s by default, and every `report` waits for that.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    }
+)
+os.environ.pop("RAY_ADDRESS", None)  # never somebody's cluster
+os.environ["PYTHONPATH"] = str(ROOT)  # Ray's workers import the packages wherever a test stands
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that uses Ray is marked by it, and has the time that Ray takes to start on a loaded machine."""
+    for item in items:
+        if "ray_here" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+        if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """One Ray on this machine for all tests that need it. Four CPUs by name: they share what is there."""
+    import ray
+
+    # Short, for the limit of 107 characters for socket paths; its own, so that no other Ray is touched.
+    folder = tempfile.mkdtemp(prefix="ray")
+    ray.init(address="local", num_cpus=4, _temp_dir=folder, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""The command on real Ray Data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_jobs.prepare import main
+from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
+
+ROOT = Path(__file__).parents[2]
+
+
+def recipe_for(folder: Path, path: Path) -> Path:
+    recipe = folder / "small.yaml"
+    recipe.write_text(
+        f"corpus:\n  sources: [{{name: docs, path: '{path}'}}]\n  tokenizer: {{vocab_size: 500}}\n"
+        f"  shard_bytes: 8000\n  val_fraction: 0.1\n  split_bytes: 20000\n  out: '{folder}/out'\n"
+    )
+    return recipe
+
+
+def command(*words: str | Path, fault: str | None = None) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | ({"MANTA_FAULT": fault} if fault else {})
+    return subprocess.run(
+        [sys.executable, "-m", "data_jobs.prepare", *map(str, words)],
+        capture_output=True, text=True, env=env, cwd=ROOT, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_ray_killed_continued_and_done_again(tmp_path: Path, texts: list[str]) -> None:
+    """On 1 and 2 CPUs, killed in between: the bytes of the run without Ray; and then nothing is left to do."""
+    path = write_jsonl(tmp_path / "in.jsonl", texts)
+    recipe = recipe_for(tmp_path, path)
+    prepare(settings_for(path, shard_bytes=8_000, val_fraction=0.1), tmp_path / "plain")
+    killed = command(recipe, "--cluster.num_cpus", "1", fault="prepare.after_train")
+    assert killed.returncode == -9, killed.stderr
+    done = command(recipe, "--cluster.num_cpus", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["counts"]["documents"] == {"in": 300, "added": 0, "out": 300, "dropped": {}}
+    assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "plain")
+    again = command(recipe)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+    other = command(recipe, "--corpus.seed", "1")
+    assert other.returncode == 2 and "corpus.seed was 0, now 1" in other.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_ray_says_what_a_task_says(tmp_path: Path, texts: list[str]) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", texts)
+    path.write_bytes(path.read_bytes() + b"{\n")
+    failed = command(recipe_for(tmp_path, path), "--corpus.on_bad", "fail")
+    assert failed.returncode == 2
+    assert "invalid_json" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_no_sources_and_missing_file(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path, tmp_path / "nowhere.jsonl")
+    said = command(recipe)
+    assert said.returncode == 2 and "nowhere.jsonl: no such file" in said.stderr
+    said = command(recipe, "--corpus.sources", "[]")
+    assert said.returncode == 2 and "corpus.sources is empty" in said.stderr
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "--corpus.tokenizer.vocab_size" in capsys.readouterr().out

@@ -1,0 +1,175 @@
+"""Bad input, line by line: what is wrong costs one record, and is counted with its place."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from data_jobs.raw_bytes import Piece, Reading
+from data_jobs.records import Record, Reject, read_records
+
+GOOD = [b'{"text": "good %d"}' % i for i in range(10)]
+
+
+def read(path: Path, **options: object) -> tuple[list[Record], list[Reject], Reading]:
+    reading = Reading()
+    items = list(read_records(Piece(str(path)), reading, **options))  # type: ignore[arg-type]
+    records = [item for item in items if isinstance(item, Record)]
+    return records, [item for item in items if isinstance(item, Reject)], reading
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"text": "bad \xff"}', "invalid_utf8"),
+        (b'{"text": "cut', "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"text": 1' + b"0" * 5000 + b"}", "invalid_json"),
+        (b'{"text": null}', "null_text"),
+        (b'{"body": "x"}', "missing_text"),
+        (b'{"text": 12}', "text_not_string"),
+        (b'{"text": ["a"]}', "text_not_string"),
+        (b'["text"]', "not_an_object"),
+        (b'"text"', "not_an_object"),
+        (b'{"text": "\\ud800"}', "lone_surrogate"),
+        (b'{"text": "' + b"x" * 5000 + b'"}', "too_long"),
+    ],
+)
+def test_one_bad_line_costs_one_line(tmp_path: Path, line: bytes, reason: str) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n".join([*GOOD[:4], line, *GOOD[4:]]) + b"\n")
+    records, rejects, reading = read(path, max_bytes=1024 if reason == "too_long" else 1 << 20)
+    assert [record.text for record in records] == [f"good {i}" for i in range(10)]
+    (reject,) = rejects
+    assert reject.reason == reason
+    assert (reject.place.file, reject.place.line) == (str(path), 5)
+    assert path.read_bytes()[reject.place.offset :].startswith(line)
+    assert reject.raw_bytes == len(line) + 1
+    assert len(reject.head) <= 80 * 4 and reject.head
+    assert reading.bytes_read == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"text": "nul \\u0000"}',
+        b'{"text": "raw tab \t and nul \x00"}',
+        b'{"text": "first", "text": "last"}',
+        b'{"text": "crlf"}\r',
+        b'{"text": "nan", "x": NaN}',
+    ],
+)
+def test_odd_lines_that_are_kept(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n".join([*GOOD, line]))  # and no newline at the end
+    records, rejects, _ = read(path)
+    assert len(records) == 11 and not rejects
+
+
+def test_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD[0] + b"\n\n  \r\n" + GOOD[1] + b"\n")
+    records, rejects, _ = read(path)
+    assert [(r.text, r.place.line) for r in records] == [("good 0", 1), ("good 1", 4)]
+    assert path.read_bytes()[records[1].place.offset :].startswith(GOOD[1])
+    assert not rejects
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").touch()
+    assert read(tmp_path / "in.jsonl")[:2] == ([], [])
+
+
+def compress(kind: str, data: bytes) -> bytes:
+    if kind == "gz":
+        half = data.index(b"\n", len(data) // 2) + 1
+        return gzip.compress(data[:half]) + gzip.compress(data[half:])  # two members
+    return zstandard.compress(data[:100]) + zstandard.compress(data[100:])
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_compressed(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"in.jsonl.{kind}"
+    data = b"\n".join(GOOD * 5000)
+    path.write_bytes(compress(kind, data) + (b"\0" * 700 if kind == "gz" else b""))
+    records, rejects, reading = read(path)
+    assert len(records) == 50_000 and not rejects and reading.damage is None
+    assert reading.bytes_read == len(data)
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_damaged_archive_keeps_what_is_before_the_damage(tmp_path: Path, kind: str, damage: str) -> None:
+    path = tmp_path / f"in.jsonl.{kind}"
+    lines = [b'{"text": "%d %d"}' % (i, i * 7919 % 100_003) for i in range(60_000)]
+    data = b"\n".join(lines) + b"\n"
+    packed = gzip.compress(data) if kind == "gz" else zstandard.compress(data)
+    at = len(packed) * 3 // 4
+    path.write_bytes(
+        packed[:at] if damage == "truncated" else packed[:at] + b"\xff\xff\xff" + packed[at + 3 :]
+    )
+    records, rejects, reading = read(path)
+    assert reading.damage is not None
+    assert rejects[-1].reason == "damaged_file"
+    if damage == "truncated":
+        assert len(rejects) == 1
+    # What stands well before the damage is whole. (zstd loses a block of up to 128 KiB.)
+    sure = 20_000
+    assert [record.text.encode() for record in records[:sure]] == [line[10:-2] for line in lines[:sure]]
+    assert len(records) < len(lines) or damage == "flipped"
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 50])
+def test_ranges_are_the_lines_each_once(tmp_path: Path, parts: int) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n".join(b'{"text": "%s"}' % (b"x" * (i % 90)) for i in range(200)))
+    size = path.stat().st_size
+    texts, digests, offsets = [], 0, []
+    for n in range(parts):
+        reading = Reading()
+        piece = Piece(str(path), size * n // parts, None if n == parts - 1 else size * (n + 1) // parts)
+        for item in read_records(piece, reading):
+            assert isinstance(item, Record)
+            texts.append(item.text)
+            offsets.append(item.place.offset)
+        digests += reading.bytes_read
+    assert texts == ["x" * (i % 90) for i in range(200)]
+    assert digests == size
+    assert all(path.read_bytes()[at:].startswith(b'{"text"') for at in offsets)
+
+
+def test_text_by_file_and_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes("Erste Zeile\n\nZweite größere Zeile".encode())
+    assert [r.text for r in read(path, format="text")[0]] == ["Erste Zeile\n\nZweite größere Zeile"]
+    assert [r.text for r in read(path, format="text", per="line")[0]] == [
+        "Erste Zeile",
+        "Zweite größere Zeile",
+    ]
+
+
+def test_long_text_file_is_cut_at_lines_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    text = "".join(f"line {i} é\n" for i in range(1000))
+    path.write_text(text, encoding="utf-8")
+    records, rejects, _ = read(path, format="text", max_bytes=1024)
+    assert "".join(record.text for record in records) == text and not rejects
+    assert [record.is_cut for record in records] == [False] + [True] * (len(records) - 1)
+    assert max(len(record.text.encode()) for record in records) <= 1024
+
+
+def test_source_file_that_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_bytes(b"x = 1\ny = '\xe9'\n")
+    _, (reject,), _ = read(path, format="code")
+    assert (reject.reason, reject.place.line, reject.place.offset) == ("invalid_utf8", 2, 11)
+
+
+def test_metadata_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"text": "a", "u": "x", "n": 3, "o": {"b": 1, "a": [true]}}\n')
+    (record,), _, _ = read(path, metadata=["u", "n", "o", "none"])
+    assert record.metadata == {"u": "x", "n": "3", "o": '{"a":[true],"b":1}', "none": ""}

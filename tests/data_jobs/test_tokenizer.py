@@ -1,0 +1,108 @@
+"""The tokenizer loses nothing and makes no special out of text."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cluster.errors import RunError, UserError
+from data_jobs.settings import TokenizerSettings
+from data_jobs.tokenizer import NEWLINES, SPECIALS, SentencePieceTokenizer, load_tokenizer
+from data_jobs.tokenizer_training import train_tokenizer
+from tests.data_jobs.conftest import make_texts
+
+CODE = "def f(x):\n    if x:\n        return [x,\n\n\n                y]\n\tpass\n" * 20
+TEXTS = [*make_texts(200), CODE, "\t\tdeep\ttabs\n\t\t\tx", "▁▅ <s> </s> [MASK]"]
+
+
+@pytest.fixture(scope="module", params=[False, True])
+def tokenizer(request: pytest.FixtureRequest) -> SentencePieceTokenizer:
+    return train_tokenizer(TEXTS, TokenizerSettings(vocab_size=700, join_punctuation=request.param))
+
+
+TRICKY = st.text(
+    alphabet=st.one_of(st.sampled_from(" \n\t▁▅⁇</s>[MASK]adef():🙂海é\u200d"), st.characters(codec="utf-8"))
+)
+
+
+@given(text=TRICKY)
+@example(text="  leading, trailing  ")
+@example(text="</s><s><pad>[MASK][CLS]<0x0A><unk>")
+@example(text="▁ ▁▁ a▁b ▁c")
+@example(text="\n\n\n\n" + " " * 67 + "x\n \n  \n   y\n    \n     z\t\n\t\t\t\t\t\tq ")
+@example(text="👩‍👩‍👧‍👦 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U0010ffff \x00\x01\x7f\ufeff")
+def test_round_trip(tokenizer: SentencePieceTokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not set(ids.tolist()) & set(tokenizer.specials.values())
+    assert int(tokenizer.piece_lengths[ids].sum()) == len(text.encode())
+
+
+@given(text=TRICKY)
+@example(text=CODE)
+@example(text="a    b\n      c\n\n\n\t\t d" + "\n" * 5 + " " * 40 + "e")
+def test_units_give_what_the_whole_gives(tokenizer: SentencePieceTokenizer, text: str) -> None:
+    text = text.replace("▁", "")
+    assert tokenizer._apart
+    plain = tokenizer._processor.encode_as_numpy(text) if text else []
+    assert tokenizer.encode(text).tolist() == list(plain)
+
+
+def test_the_remembered_is_the_new(tokenizer: SentencePieceTokenizer) -> None:
+    fresh = pickle.loads(pickle.dumps(tokenizer))  # noqa: S301 (our own object)
+    for one, other in zip(tokenizer.encode_batch(TEXTS), fresh.encode_batch(TEXTS), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_specials_and_entries(tokenizer: SentencePieceTokenizer) -> None:
+    assert list(tokenizer.specials) == list(SPECIALS)
+    assert tokenizer.eos_id == tokenizer.specials["eos"] != tokenizer.pad_id
+    assert all(tokenizer.piece_bytes(token) == b"" for token in tokenizer.specials.values())
+    assert tokenizer.vocab_size <= 700
+    assert len(tokenizer.encode("\n        ")) == 1
+    assert len({tokenizer.piece_bytes(t) for t in range(tokenizer.vocab_size)}) > 256 + len(NEWLINES)
+
+
+def test_save_and_load(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "t")
+    loaded = load_tokenizer(tmp_path / "t")
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert loaded.encode(CODE).tolist() == tokenizer.encode(CODE).tolist()
+
+
+def test_training_is_deterministic_and_depends_on_the_text() -> None:
+    settings = TokenizerSettings(vocab_size=600)
+    one, again, other = (train_tokenizer(texts, settings) for texts in (TEXTS, TEXTS, TEXTS[:100]))
+    assert one.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_many_characters_and_a_small_vocabulary() -> None:
+    """More kinds of characters than entries: the frequent ones get entries, the rest is spelled in bytes."""
+    texts = ["".join(chr(0x4E00 + (i * 37 + j) % 3000) for j in range(80)) for i in range(300)]
+    tokenizer = train_tokenizer(texts, TokenizerSettings(vocab_size=500))
+    assert tokenizer.vocab_size <= 500
+    assert tokenizer.decode(tokenizer.encode(texts[0])) == texts[0]
+
+
+def test_little_text_gives_a_smaller_vocabulary() -> None:
+    tokenizer = train_tokenizer(["a b a b"], TokenizerSettings(vocab_size=5000))
+    assert tokenizer.vocab_size < 5000
+    assert tokenizer.decode(tokenizer.encode("zebra 海")) == "zebra 海"
+
+
+def test_a_word_longer_than_the_trainer_takes() -> None:
+    tokenizer = train_tokenizer(["海" * 200_000, "x" * 200_000], TokenizerSettings(vocab_size=400))
+    assert tokenizer.decode(tokenizer.encode("海" * 999)) == "海" * 999
+
+
+def test_no_tokenizer_and_a_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no tokenizer"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "sentencepiece.model").write_bytes(b"not a model")
+    with pytest.raises(RunError, match="damaged"):
+        load_tokenizer(tmp_path)

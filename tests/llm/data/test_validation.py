@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.errors import UserError
+from llm.data import ArrayStream, MicroBatch, Validation, validation_of_corpus, validation_of_tokens
+from tests.llm.data.reference import ArrayCorpus
+
+
+def predictions(micro_batches: list[MicroBatch]) -> list[tuple[int, int]]:
+    """(input, target) of each position with weight, in order."""
+    pairs = []
+    for micro in micro_batches:
+        assert set(np.unique(micro.weights)) <= {0.0, 1.0}
+        real = micro.weights == 1
+        pairs += list(zip(micro.inputs[real].tolist(), micro.targets[real].tolist(), strict=True))
+    return pairs
+
+
+def circle(tokens: np.ndarray) -> list[tuple[int, int]]:
+    """Each token after the one before it, the first after the last: (0, 1), (1, 2), ..., (T-1, 0)."""
+    return list(zip(tokens.tolist(), np.roll(tokens, -1).tolist(), strict=True))
+
+
+cases = st.tuples(
+    st.lists(st.integers(0, 90), min_size=1, max_size=4).filter(any),
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.sampled_from([1, 2, 3, 5, 7, 64]),
+)
+
+
+@given(cases)
+@settings(deadline=None)
+def test_every_token_is_predicted_exactly_once(case: tuple[list[int], int, int, int]) -> None:
+    sizes, length, micro, world = case
+    arrays = [np.arange(size, dtype=np.uint16) + 1_000 * (k + 1) for k, size in enumerate(sizes)]
+    workers = [Validation([ArrayStream(a) for a in arrays], length, micro, r, world) for r in range(world)]
+    found, shapes, counts = [], set(), set()
+    for worker in workers:
+        mine = list(worker)
+        shapes |= {(m.inputs.shape, m.targets.shape, m.weights.shape) for m in mine}
+        counts.add(len(mine))
+        found += predictions(mine)
+    assert found == [pair for array in arrays for pair in circle(array)]
+    assert shapes == {((micro, length),) * 3} and counts == {workers[0].micro_steps}  # static, equal
+    assert workers[0].tokens == sum(sizes) == len(found)
+
+
+def test_rows_by_hand() -> None:
+    (micro,) = validation_of_tokens(np.array([5, 6, 7, 8, 9, 2], np.uint16), 4, 3)
+    assert micro.inputs.tolist() == [[5, 6, 7, 8], [9, 2, 5, 0], [0, 0, 0, 0]]
+    assert micro.targets.tolist() == [[6, 7, 8, 9], [2, 5, 0, 0], [0, 0, 0, 0]]
+    assert micro.weights.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
+    assert micro.numbers.tolist() == [0, 1, -1]
+
+
+def test_a_text_shorter_than_a_row() -> None:
+    validation = validation_of_tokens(np.array([4, 2], np.uint32), 10, 1)
+    assert predictions(list(validation)) == [(4, 2), (2, 4)] and validation.rows == 1
+    assert predictions(list(validation_of_tokens(np.array([2], np.uint32), 10, 1))) == [(2, 2)]
+
+
+def test_the_same_at_every_evaluation() -> None:
+    validation = validation_of_tokens(np.arange(100, dtype=np.uint16), 8, 2)
+    assert predictions(list(validation)) == predictions(list(validation))
+
+
+def test_max_rows_takes_the_first_of_each_source() -> None:
+    arrays = {"a": np.arange(80, dtype=np.uint16), "b": np.arange(100, 141, dtype=np.uint16)}
+    corpus = ArrayCorpus({"val": arrays})
+    validation = validation_of_corpus(corpus, "val", 8, 4, max_rows=5)  # 10 rows and 6
+    expected = circle(arrays["a"])[:24] + circle(arrays["b"])[:16]
+    assert predictions(list(validation)) == expected
+    assert (validation.rows, validation.tokens) == (5, 40)
+    assert validation_of_corpus(corpus, "val", 8, 4, max_rows=999).tokens == 121
+    only_b = validation_of_corpus(corpus, "val", 8, 4, sources=["b"])
+    assert predictions(list(only_b)) == circle(arrays["b"])
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(1, 9), st.data())
+def test_max_rows_counts_its_tokens(sizes: list[int], length: int, data: st.DataObject) -> None:
+    most = data.draw(st.integers(len(sizes), 80))
+    streams = [ArrayStream(np.arange(size, dtype=np.uint16)) for size in sizes]
+    validation = Validation(streams, length, 3, max_rows=most)
+    assert len(predictions(list(validation))) == validation.tokens
+    assert validation.rows == min(most, sum(-(-size // length) for size in sizes))
+
+
+def test_nothing_to_evaluate_is_refused() -> None:
+    with pytest.raises(UserError, match="no token to evaluate on"):
+        validation_of_tokens(np.array([], np.uint16), 8, 1)
+    with pytest.raises(UserError, match="worker 2 of 2"):
+        validation_of_tokens(np.array([1], np.uint16), 8, 1, rank=2, world=2)

@@ -1,0 +1,229 @@
+"""The demo's parts: seconds by stage, baselines against the real compressors, summary, page."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import RunError
+from llm import demo
+from llm.pages.corpus import corpus_numbers
+from llm.pages.journey import baseline_rows, journey_body
+from llm.pages.page import page
+from llm.pages.training import run_numbers
+from tests.llm.folders import CORPUS_TEXTS, HOSTILE, make_corpus, write_run
+from tests.llm.test_report import ROOT, Elements, check_charts
+
+TEXT = (Path(os.__file__).read_text(encoding="utf-8") + "中文 Ωμέγα 🙂\n").encode()
+
+
+@pytest.mark.parametrize("name", ["gzip", "xz"])
+def test_baselines_agree_with_the_command_line(name: str) -> None:
+    if not shutil.which(name):
+        pytest.skip(f"no {name} on this machine")
+    ours = demo.compressed_bits_per_byte(TEXT)[f"{name}_bits_per_byte"] * len(TEXT) / 8
+    theirs = len(subprocess.run([name, "-9", "-c"], input=TEXT, capture_output=True, check=True).stdout)
+    assert abs(ours - theirs) <= 32  # gzip keeps a time and a name in its header
+
+
+def test_bits_per_byte_count_bytes_and_not_characters() -> None:
+    text = ("é" * 100_000).encode()
+    assert demo.compressed_bits_per_byte(text)["xz_bits_per_byte"] < 0.02  # 8 * 200 bytes / 200,000 bytes
+    with pytest.raises(RunError, match="no validation text"):
+        demo.compressed_bits_per_byte(b"")
+
+
+@pytest.mark.parametrize(
+    ("entry", "before", "after", "expected"),
+    [
+        (None, None, "a", {"spent": 5.0, "finished": True}),  # done in one go
+        (None, None, None, {"spent": 5.0, "finished": False}),  # stopped
+        ({"spent": 90.0, "finished": False}, None, "a", {"spent": 95.0, "finished": True}),  # went on
+        ({"spent": 180.0, "finished": True}, "a", "a", {"spent": 180.0, "finished": True}),  # nothing to do
+        ({"spent": 180.0, "finished": True}, None, "a", {"spent": 5.0, "finished": True}),  # was deleted
+        ({"spent": 180.0, "finished": True}, "a", "b", {"spent": 5.0, "finished": True}),  # done anew
+        (None, "a", "a", {"spent": 5.0, "finished": True}),  # ledger was lost
+    ],
+)
+def test_seconds_are_those_of_the_work(entry: Any, before: Any, after: Any, expected: dict[str, Any]) -> None:
+    assert demo.spent_after(entry, 5.0, before, after) == expected
+
+
+def test_a_second_run_keeps_the_seconds_of_the_first(tmp_path: Path) -> None:
+    mark, ledger = tmp_path / "done", tmp_path / "seconds.json"
+
+    def work() -> None:
+        if not mark.exists():
+            time.sleep(0.3)
+            mark.write_text("done")
+
+    stage = demo.Stage("work", 1, (mark,), work)
+    demo.run_stage(stage, ledger)
+    first = json.loads(ledger.read_text())
+    assert first["work"]["spent"] >= 0.3 and first["work"]["finished"]
+    demo.run_stage(stage, ledger)
+    assert json.loads(ledger.read_text()) == first
+
+
+def test_a_failed_stage_enters_its_seconds_and_gives_its_status(tmp_path: Path) -> None:
+    broken = demo.Stage("work", 1, (tmp_path / "done",), lambda: demo.call("json.tool", "/nowhere") and None)
+    ledger = tmp_path / "seconds.json"
+    with pytest.raises(demo.CommandFailed) as failure:
+        demo.run_stage(broken, ledger)
+    assert failure.value.status in (1, 2)
+    assert json.loads(ledger.read_text())["work"]["finished"] is False
+
+
+def test_budgets_are_under_ten_minutes() -> None:
+    stages = demo.demo_stages(Path("corpus"), Path("run"))
+    assert sum(stage.budget for stage in stages) < 600
+    assert [stage.name for stage in stages] == ["prepare", "pretrain", "evaluate", "generate", "compress"]
+
+
+def test_output_is_returned_or_passed_on_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.json"
+    file.write_text('{"a": 1}')
+    assert json.loads(demo.call("json.tool", str(file), capture=True)) == {"a": 1}
+    assert '"a"' not in capfd.readouterr().out
+    demo.call("json.tool", str(file))
+    assert '"a": 1' in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_command_and_the_demo_waits_for_it(
+    tmp_path: Path, sent: int, status: int
+) -> None:
+    (tmp_path / "slow_command.py").write_text(
+        "import signal, sys, time\n"
+        "def end(*_):\n    time.sleep(0.5); print('saved', flush=True); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, end); signal.signal(signal.SIGINT, end)\n"
+        "print('started', flush=True)\ntime.sleep(60)\n"
+    )
+    start = "from cluster import errors; from llm import demo; "
+    start += "errors.run_command(lambda _: demo.call('slow_command'))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "started":
+        assert process.poll() is None
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=30)
+    assert "saved" in out and "continues" in err
+    assert process.returncode == status
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def test_validation_documents_are_those_of_the_corpus(corpus: Path) -> None:
+    found = list(demo.validation_documents(corpus))
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    totals = manifest["sources"][0]["splits"]["val"]
+    assert len(found) == totals["documents"] > 5
+    assert len("".join(found).encode()) == totals["bytes"]
+    assert set(found) <= {text for text in CORPUS_TEXTS if text}
+
+
+def test_baselines_of_a_corpus_are_computed_once(corpus: Path, tmp_path: Path) -> None:
+    result = tmp_path / "baselines.json"
+    demo.compress(corpus, result)
+    found = json.loads(result.read_text())
+    assert found["bytes"] == len("".join(demo.validation_documents(corpus)).encode())
+    assert 0 < found["xz_bits_per_byte"] < 8
+    os.utime(result, (1, 1))
+    demo.compress(corpus, result)
+    assert result.stat().st_mtime == 1
+    result.write_text(json.dumps({**found, "corpus_id": "another"}))
+    demo.compress(corpus, result)
+    assert json.loads(result.read_text()) == found
+
+
+def summary_of(corpus: Path, tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    run = run_numbers(write_run(tmp_path / "run"))
+    budgets = {stage.name: stage.budget for stage in demo.demo_stages(Path("corpus"), Path("run"))}
+    baselines = {"gzip_bits_per_byte": 1.9, "xz_bits_per_byte": 1.7, "bytes": 9}
+    seconds = {"prepare": {"spent": 40.5, "finished": True}}
+    evaluation = {"bits_per_byte": 1.25, "loss": 2.0}
+    summary = demo.assemble_summary(corpus_numbers(corpus), run, evaluation, baselines, budgets, seconds)
+    return summary, run
+
+
+def test_summary(corpus: Path, tmp_path: Path) -> None:
+    summary, run = summary_of(corpus, tmp_path)
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    splits = manifest["sources"][0]["splits"]
+    assert summary["corpus"] == {
+        "documents_in": len(CORPUS_TEXTS) + 1, "documents_out": len(set(CORPUS_TEXTS)) - 1,
+        "dropped": {"duplicate": 7, "empty": 1, "invalid_json": 1},
+        "train_tokens": splits["train"]["tokens"], "val_tokens": splits["val"]["tokens"], "shards": 2,
+    }  # fmt: skip
+    key = run["key_numbers"]
+    same = ("steps", "first_val_loss", "val_loss", "tokens_per_second")
+    assert summary["gpt"] == {
+        "parameters": 12345,
+        "workers": 2,
+        "zero_stage": 2,
+        "bits_per_byte": 1.25,
+        **{name: key[name] for name in same},
+    }
+    assert summary["gpt"]["first_val_loss"] > summary["gpt"]["val_loss"]
+    assert summary["baselines"] == {"gzip_bits_per_byte": 1.9, "xz_bits_per_byte": 1.7}
+    assert summary["seconds"]["prepare"] == {"budget": 120, "spent": 40.5}
+    assert summary["seconds"]["pretrain"] == {"budget": 300, "spent": None}
+    assert [name for name, _ in baseline_rows(summary)] == ["GPT", "xz -9", "gzip -9"]
+
+
+def test_the_page_of_the_demo(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary, run = summary_of(corpus, tmp_path)
+    texts = [{"prompt": HOSTILE, "text": HOSTILE + "rest"}]
+    body, charts = journey_body(
+        {"summary": summary, "corpus": corpus_numbers(corpus), "run": run, "texts": texts}
+    )
+    html = page("demo", "lead", body, charts)
+    check_charts(html)
+    assert len({chart.name for chart in charts}) == len(charts)
+    elements = Elements(html)
+    assert "img" not in elements.tags and elements.tags.count("script") == 3
+    assert {"baselines", "funnel", "budget", "loss", "throughput"} <= {chart.name for chart in charts}
+    demo.print_results(summary, texts)
+    out = capsys.readouterr().out
+    assert "rest" in out and "1.250" in out and "1.700" in out and "report.html" in out
+
+
+def test_a_file_that_would_not_change_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    demo.write_changed(path, b"1")
+    os.utime(path, (1, 1))
+    demo.write_changed(path, b"1")
+    assert path.stat().st_mtime == 1
+    demo.write_changed(path, b"2")
+    assert path.read_bytes() == b"2" and path.stat().st_mtime != 1
+
+
+def test_results_of_an_older_checkpoint_are_not_reused(tmp_path: Path) -> None:
+    index, result = (
+        tmp_path / "checkpoints" / "step-000000001-ab" / "index.json",
+        tmp_path / "evaluation.json",
+    )
+    index.parent.mkdir(parents=True)
+    index.write_text("{}")
+    assert not demo.is_newer(result, tmp_path)
+    result.write_text("{}")
+    os.utime(index, (10, 10))
+    os.utime(result, (20, 20))
+    assert demo.is_newer(result, tmp_path)
+    os.utime(index, (30, 30))
+    assert not demo.is_newer(result, tmp_path)
