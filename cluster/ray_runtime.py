@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +22,7 @@ from cluster.settings import ClusterSettings
 def ray_session(settings: ClusterSettings) -> Iterator[None]:
     """Ray, initialised; ended when the block ends. Inside a running session it does nothing.
 
-    The cluster is `cluster.address`, else RAY_ADDRESS (set inside a `ray job`), else a new one on this machine.
+    The cluster is `cluster.address`, else RAY_ADDRESS (set inside a `ray job`), else a new one here.
     """
     if ray.is_initialized():
         yield
@@ -27,8 +30,13 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
     address = settings.address or os.environ.get("RAY_ADDRESS")
     # The controller of a training asks its workers this often; the default of 2 s is felt at start and end.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a coming default
-    shipped = {} if address else {"env_vars": {"PYTHONPATH": _python_path()}}  # a job brings its working dir itself
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no notice about a coming default
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing here asks it yet
+    if not sys.stderr.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    # A job brings its working directory itself.
+    shipped = {} if address else {"env_vars": {"PYTHONPATH": _python_path()}}
     try:
         if address:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True)
@@ -44,6 +52,8 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
             )
     except ConnectionError as error:
         raise UserError(f"cluster.address {address!r}: no Ray cluster answers there: {error}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which just exits
     try:
         yield
     finally:
@@ -61,11 +71,11 @@ def is_many_nodes() -> bool:
 
 
 def check_output_place(path: str, key: str) -> None:
-    """UserError for a relative path in a job over several nodes: each node would write to a folder of its own."""
+    """UserError for a relative path in a job over several nodes: each would write to its own folder."""
     if not Path(path).is_absolute() and is_many_nodes():
         raise UserError(
-            f"{key}: '{path}' is relative, and this job runs on several nodes: set --{key} to an absolute path "
-            "on storage that every node shares"
+            f"{key}: '{path}' is relative, and this job runs on several nodes: set --{key} to an absolute "
+            "path on storage that every node shares"
         )
 
 

@@ -88,8 +88,7 @@ def read_command(
         group = parser.add_argument_group(f"section '{section}'")
         for dotted, field in leaves(kind):
             text = (field.description or "").replace("%", "%%")
-            value = field.get_default(call_default_factory=True)
-            default = "" if field.is_required() else f" (default {value!r})".replace("%", "%%")
+            default = "" if field.is_required() else f" (default {field.default!r})".replace("%", "%%")
             group.add_argument(
                 f"--{section}.{dotted}", metavar="VALUE", help=text + default, default=argparse.SUPPRESS
             )

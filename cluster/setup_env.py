@@ -156,8 +156,9 @@ def check_machine(new: bool) -> None:
     if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
         missing.append(f"Python.h for {sys.executable} (DeepSpeed's operator is built against it)")
         packages.append(f"python{this_python()}-dev")
-    if not shutil.which(os.environ.get("CXX", "g++")):
-        missing.append("a C++ compiler, {} (DeepSpeed's operator)".format(os.environ.get("CXX", "g++")))
+    compiler = os.environ.get("CXX", "c++")  # as torch chooses
+    if not shutil.which(compiler):
+        missing.append(f"a C++ compiler, {compiler} (it builds DeepSpeed's operator)")
         packages.append("g++")
     if missing:
         raise SetupError(
@@ -274,8 +275,7 @@ def build_operator() -> None:
     for folder, _, files in os.walk(os.path.join(VENV, "torch_extensions")):
         if "lock" in files:  # of a build that was killed: torch would wait for it without end
             os.remove(os.path.join(folder, "lock"))
-    env = dict(os.environ, MAX_JOBS=os.environ.get("MAX_JOBS", str(os.cpu_count() or 1)))
-    subprocess.check_call([PYTHON, "-m", "llm.train.build_ops"], cwd=ROOT, env=env)
+    subprocess.check_call([PYTHON, "-m", "llm.train.build_ops"], cwd=ROOT)
 
 
 def drop_damaged() -> None:

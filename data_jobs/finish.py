@@ -147,15 +147,15 @@ def _too_many_bad(settings: CorpusSettings, source: str, count: Count, own: Sequ
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(count.documents_dropped.items()))
     fields = sorted({name for done in own for name in done["fields"]})
     seen = f" Fields seen in them: {', '.join(fields)}." if fields else ""
-    first = next(entry for done in own for entry in done["rejects"])
+    one = next(entry for done in own for entry in done["rejects"])
     limit = (
         "and corpus.on_bad is fail"
         if settings.on_bad == "fail"
         else f"more than corpus.max_bad_fraction = {settings.max_bad_fraction}"
     )
     return (
-        f"source '{source}': {bad:,} of {count.documents_in:,} records cannot be read ({reasons}), {limit}.{seen} "
-        f"One of them: {first['file']}, byte {first['offset']}: {first['detail']}: {first['head']}"
+        f"source '{source}': {bad:,} of {count.documents_in:,} records cannot be read ({reasons}), "
+        f"{limit}.{seen} One of them: {one['file']}, byte {one['offset']}: {one['detail']}: {one['head']}"
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,15 @@ from cluster.errors import UserError, run_command
 from cluster.recipe import read_command
 from cluster.settings import ClusterSettings
 from data_jobs import state
-from data_jobs.inputs import list_files
+from data_jobs.inputs import InputFile, list_files
 from data_jobs.manifest import read_manifest
 from data_jobs.pipeline import Build
 from data_jobs.ray_splits import RayRunner
 from data_jobs.settings import CorpusSettings, fixed_settings
 
 DESCRIPTION = (
-    "Read the sources of a recipe, clean them, drop exact duplicates, train a tokenizer, and write the shards "
-    "of a corpus. Stopped at any moment, the same command continues; done before, it does nothing."
+    "Read the sources of a recipe, clean them, drop exact duplicates, train a tokenizer, and write the "
+    "shards of a corpus. Stopped at any moment, the same command continues; done before, it does nothing."
 )
 
 
@@ -45,12 +47,23 @@ def main(argv: list[str]) -> int:
     else:
         if found == "unfinished":
             _say(quiet, f"{out}: going on with what was begun")
-        with Progress(quiet) as progress, RayRunner(recipe.get(ClusterSettings), str(out)) as runner:
-            manifest = Build(settings, out, files, runner, progress).run()
+        manifest = _build(settings, recipe.get(ClusterSettings), out, files, quiet)
     _say(quiet, _summary(out, manifest))
     if quiet:
         print(json.dumps({"path": str(out), **_figures(manifest)}))
     return 0
+
+
+def _build(
+    settings: CorpusSettings, cluster: ClusterSettings, out: Path, files: Sequence[InputFile], quiet: bool
+) -> dict[str, Any]:
+    with Progress(quiet) as progress:
+        started = time.monotonic()
+        progress("start Ray", 0, 1)
+        with RayRunner(cluster, str(out)) as runner:
+            progress("start Ray", 1, 1)
+            seconds = {"start Ray": round(time.monotonic() - started, 3)}
+            return Build(settings, out, files, runner, progress, seconds).run()
 
 
 class Progress:

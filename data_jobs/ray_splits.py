@@ -18,30 +18,29 @@ from data_jobs.work import Job, Task, run_and_commit
 
 
 class RayRunner:
-    """A `Runner`. Ray is imported and started at the first job: a command with nothing to do is quick."""
+    """A `Runner` inside a `with`: Ray starts with the block, and ends with it where we started it.
+
+    Ray is imported here and not above, because a command that finds nothing to do shall be quick.
+    """
 
     def __init__(self, cluster: ClusterSettings, out: str) -> None:
         self._cluster, self._out = cluster, out
         self._session = ExitStack()
-        self._started = False
 
     def __enter__(self) -> RayRunner:
+        from cluster.ray_runtime import check_output_place, ray_session
+
+        with ExitStack() as session:
+            session.enter_context(ray_session(self._cluster))
+            check_output_place(self._out, "corpus.out")
+            self._session = session.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
-    def _start(self) -> None:
-        from cluster.ray_runtime import check_output_place, ray_session
-
-        if not self._started:
-            self._session.enter_context(ray_session(self._cluster))
-            check_output_place(self._out, "corpus.out")
-            self._started = True
-
     def __call__(self, task: Task, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
         """Run the task over the jobs; raises what the first failed one said."""
-        self._start()
         import ray.data
 
         # Its notices of every execution's start and plan are not for the user of this command.

@@ -69,7 +69,11 @@ def write_shard(
         "schema": _schema_words(schema),
         "rows": len(ids),
         "buffers": [
-            {"name": name, "bytes": len(data), "chunks": chunk_digests(data)}
+            {
+                "name": name,
+                "bytes": (size := _used_bytes(name, columns)),
+                "chunks": chunk_digests(data[:size]),
+            }
             for name, data in _buffers(columns)
         ],
     }
@@ -116,10 +120,13 @@ class ShardFile:
         found = {}
         columns = {name: self.batch.column(i) for i, name in enumerate(self.batch.schema.names)}
         for (name, data), said in zip(_buffers(columns), self.header["buffers"], strict=True):
-            if name != said["name"] or len(data) != said["bytes"]:
-                raise ValueError(f"buffer {name} has {len(data)} bytes, the header says {said}"[:200])
-            at = (np.frombuffer(data, np.uint8).ctypes.data - base) if len(data) else 0
-            found[name] = (at, said["chunks"], len(data))
+            size = said["bytes"]
+            if name != said["name"] or len(data) < size:
+                raise ValueError(
+                    f"buffer {name} has {len(data)} bytes, {said['name']} was written with {size}"
+                )
+            at = (np.frombuffer(data, np.uint8).ctypes.data - base) if size else 0
+            found[name] = (at, said["chunks"], size)
         return found
 
     def check_chunk(self, buffer: str, number: int) -> None:
@@ -157,20 +164,32 @@ def _schema_words(schema: pa.Schema) -> list[list[str]]:
 
 
 def _buffers(columns: dict[str, pa.Array]) -> Iterator[tuple[str, memoryview]]:
-    """The buffers of the columns by name, cut to what they hold (Arrow pads them)."""
+    """The buffers of the columns by name, as long as Arrow keeps them: it pads."""
     for name, column in columns.items():
+        if column.null_count or (pa.types.is_large_list(column.type) and column.values.null_count):
+            raise ValueError(f"column {name} holds nulls")
+        buffers = [_plain(buffer) for buffer in column.buffers()]
         if pa.types.is_large_list(column.type):
-            offsets, values = _plain(column.buffers()[1]), _plain(column.values.buffers()[1])
-            size = len(column.values) * column.type.value_type.bit_width // 8
-            yield f"{name}.offsets", offsets[: (len(column) + 1) * 8]
-            yield f"{name}.values", values[:size]
+            yield f"{name}.offsets", buffers[1]
+            yield f"{name}.values", buffers[3]
         elif pa.types.is_large_string(column.type):
-            offsets, values = (_plain(buffer) for buffer in column.buffers()[1:])
-            size = int(np.frombuffer(offsets, np.int64)[len(column)]) if len(column) else 0
-            yield f"{name}.offsets", offsets[: (len(column) + 1) * 8]
-            yield f"{name}.values", values[:size]
+            yield f"{name}.offsets", buffers[1]
+            yield f"{name}.values", buffers[2]
         else:
-            yield name, _plain(column.buffers()[1])[: len(column) * column.type.bit_width // 8]
+            yield name, buffers[1]
+
+
+def _used_bytes(name: str, columns: dict[str, pa.Array]) -> int:
+    """How much of a buffer the column uses."""
+    column_name, _, part = name.rpartition(".")
+    if name in columns:
+        return len(columns[name]) * int(columns[name].type.bit_width) // 8
+    column = columns[column_name]
+    if part == "offsets":
+        return 8 * (len(column) + 1)
+    if pa.types.is_large_list(column.type):
+        return len(column.values) * int(column.type.value_type.bit_width) // 8
+    return int(np.frombuffer(column.buffers()[1], np.int64)[len(column)]) if len(column) else 0
 
 
 def _plain(buffer: pa.Buffer | None) -> memoryview:

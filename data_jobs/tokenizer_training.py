@@ -75,7 +75,7 @@ def _sentences(text: str) -> Iterator[str]:
 def _rare_characters(sentences: list[str], settings: TokenizerSettings) -> list[int]:
     """The characters that get no entry: beyond the asked coverage, or beyond half of the free entries.
 
-    (SentencePiece's own coverage may not be under 0.98, and fails where the characters outnumber the entries.)
+    (SentencePiece's own coverage may not be under 0.98, and fails where characters outnumber the entries.)
     """
     codes = np.frombuffer("".join(sentences).encode("utf-32-le"), "<u4")
     kinds, counts = np.unique(codes, return_counts=True)

@@ -155,9 +155,11 @@ def evaluate(run: Path, result: Path) -> None:
         return
     output = call("llm.evaluate", str(run), "--json", capture=True)
     try:
-        write_json(result, json.loads(output))
+        found = json.loads(output)
     except json.JSONDecodeError:
         raise RunError(f"python -m llm.evaluate {run} --json printed no JSON: {output[:200]!r}") from None
+    write_json(result, found)
+    print(f"{found['bits_per_byte']:.4f} bits per byte, loss {found['loss']:.4f}, {found['tokens']:,} tokens")
 
 
 def generate(run: Path, result: Path) -> None:
@@ -167,7 +169,9 @@ def generate(run: Path, result: Path) -> None:
         return
     texts = []
     for prompt in PROMPTS:
-        found = json.loads(call("llm.generate", str(run), "--prompt", prompt, "--json", capture=True))
+        found = json.loads(
+            call("llm.generate", str(run), "--prompt", prompt, "--tokens", "120", "--json", capture=True)
+        )
         print(found["text"], flush=True)
         texts.append({"prompt": prompt, "text": found["text"]})
     write_json(result, {"texts": texts})

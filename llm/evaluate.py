@@ -1,4 +1,4 @@
-"""Measure a trained model on its corpus or a text file: `python -m llm.evaluate RUN [--text FILE] [--json]`."""
+"""Measure a trained model on its corpus or a text file: `python -m llm.evaluate RUN [--text FILE]`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from cluster.errors import UserError, run_command
 from data_jobs import open_corpus
+from data_jobs.cleaning import clean_text
 from llm.data.validation import Validation, validation_of_corpus, validation_of_tokens
 from llm.loading import Loaded, load
 from llm.train.group import Group
@@ -47,18 +48,19 @@ def main(argv: list[str]) -> int:
 
 def _text_rows(loaded: Loaded, file: Path, length: int, batch: int) -> tuple[Validation, int, int]:
     """A text file as one document, cleaned as the corpus was."""
-    from data_jobs.cleaning import clean_text  # the one rule of the corpus that evaluation shares
-
     try:
         text = file.read_bytes().decode("utf-8")
     except OSError as error:
         raise UserError(f"--text {file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"--text {file}: not UTF-8 at byte {error.start}") from None
-    text = clean_text(text)
+    clean = loaded.settings["corpus"]["clean"]
+    text = clean_text(text, clean["form"], clean["control_characters"])
     if not text:
         raise UserError(f"--text {file}: empty")
-    ids = np.append(np.asarray(loaded.tokenizer.encode(text)), loaded.tokenizer.eos_id)
+    # The document's end stands in front: the rows are cyclic, so the first token is predicted from it alone,
+    # and the end itself after the last token.
+    ids = np.insert(np.asarray(loaded.tokenizer.encode(text)), 0, loaded.tokenizer.eos_id)
     return validation_of_tokens(ids, length, batch), len(ids), len(text.encode())
 
 
@@ -87,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llm.evaluate", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="a run folder or one of its checkpoints")
     parser.add_argument("--text", metavar="FILE", help="evaluate this text file (default: the corpus' split)")
-    parser.add_argument("--split", choices=("train", "val"), default="val", help="split of the corpus (default val)")
+    parser.add_argument(
+        "--split", choices=("train", "val"), default="val", help="split of the corpus (default val)"
+    )
     parser.add_argument("--batch", type=int, default=16, help="windows at once (default 16)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: the run's own")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

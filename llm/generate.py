@@ -30,7 +30,9 @@ def main(argv: list[str]) -> int:
         )  # fmt: skip
         if options.json:
             text = options.prompt + tokenizer.decode(list(new))
-            print(json.dumps({"prompt": options.prompt, "text": text, "step": loaded.step}, ensure_ascii=False))
+            print(
+                json.dumps({"prompt": options.prompt, "text": text, "step": loaded.step}, ensure_ascii=False)
+            )
             return 0
         sys.stdout.write(options.prompt)
         waiting = b""  # bytes of a character that is not whole yet
@@ -58,8 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="a run folder or one of its checkpoints")
     parser.add_argument("--prompt", required=True, help="the text to go on from")
     parser.add_argument("--tokens", type=int, default=200, help="most tokens to write (default 200)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (default 0.8)")
-    parser.add_argument("--top-k", type=int, default=50, help="draw from so many likeliest tokens (default 50)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0: always the likeliest (default 0.8)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=50, help="draw from so many likeliest tokens (default 50)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default 0)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser

@@ -16,7 +16,7 @@ from llm.train.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `llm.load` gives: the model in evaluation mode, its tokenizer, the run's settings, and the step."""
+    """What `llm.load` gives: the model in evaluation mode, its tokenizer, the run's settings, the step."""
 
     model: GPT
     tokenizer: Tokenizer

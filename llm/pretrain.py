@@ -39,6 +39,9 @@ def main(argv: list[str]) -> int:
             "corpus_id": corpus.corpus_id,
             "tokenizer": corpus.tokenizer.fingerprint,
             "vocab_size": corpus.tokenizer.vocab_size,
+            "clean": {
+                name: corpus.manifest["settings"][f"clean.{name}"] for name in ("form", "control_characters")
+            },
         },
         recipe.options.accept,
     )
@@ -63,9 +66,15 @@ def main(argv: list[str]) -> int:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fresh", action="store_true", help="start anew; an old run folder is renamed, not deleted")
     parser.add_argument(
-        "--accept", action="append", default=[], metavar="FIELD", help="let this plan field differ from the run's own"
+        "--fresh", action="store_true", help="start anew; an old run folder is renamed, not deleted"
+    )
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="let this plan field differ from the run's own",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
 

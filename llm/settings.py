@@ -30,7 +30,9 @@ class ModelSettings(Settings):
         if self.width % self.heads:
             raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
         if self.position == "rotary" and (self.width // self.heads) % 2:
-            raise ValueError(f"rotary positions need an even head size, width/heads is {self.width // self.heads}")
+            raise ValueError(
+                f"rotary positions need an even head size, width/heads is {self.width // self.heads}"
+            )
         return self
 
 
@@ -49,7 +51,9 @@ class OptimizerSettings(Settings):
 class ScheduleSettings(Settings):
     """Learning rate as a share of its peak, a pure function of the step."""
 
-    kind: Literal["constant", "linear", "cosine", "wsd"] = plan("cosine", "shape of the decay after the warm-up")
+    kind: Literal["constant", "linear", "cosine", "wsd"] = plan(
+        "cosine", "shape of the decay after the warm-up"
+    )
     warmup_steps: int = plan(100, "steps of linear warm-up from zero", ge=0)
     decay_steps: int | None = plan(None, "wsd: steps of the final decay (default: a fifth of all)", ge=0)
     final: float = plan(0.1, "share of the peak that is left at the last step", ge=0, le=1)
@@ -58,7 +62,9 @@ class ScheduleSettings(Settings):
 class ValidationSettings(Settings):
     """Loss on the val split while training."""
 
-    every: int = free(200, "steps between validations; 0: only before the first step and after the last", ge=0)
+    every: int = free(
+        200, "steps between validations; 0: only before the first step and after the last", ge=0
+    )
     max_samples: int | None = free(
         None, "samples of a validation on the way (default: all); the last one always takes all", ge=1
     )
@@ -139,8 +145,8 @@ class PretrainSettings(Settings):
     def _batch_feeds_workers(self) -> PretrainSettings:
         if self.batch < self.workers:
             raise ValueError(
-                f"batch ({self.batch}) is smaller than workers ({self.workers}): some would have nothing to do; "
-                "raise pretrain.batch or lower pretrain.workers"
+                f"batch ({self.batch}) is smaller than workers ({self.workers}): some would have nothing to "
+                "do; raise pretrain.batch or lower pretrain.workers"
             )
         if self.launch == "here" and self.workers != 1:
             raise ValueError(f"launch 'here' runs one worker, workers is {self.workers}")

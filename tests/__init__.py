@@ -1,1 +1,1 @@
-"""Tests: mirrors of cluster/, data_jobs/ and llm/; journeys/ runs whole commands, faults/ kills and breaks."""
+"""Tests: mirrors of cluster/, data_jobs/ and llm/; journeys/ run whole commands, faults/ break things."""

@@ -159,12 +159,13 @@ def dropped_chart(dropped: Mapping[str, int]) -> Chart:
 def length_chart(counts: Sequence[int]) -> Chart:
     """How long the documents are: bin i holds those of 2^i to 2^(i+1) - 1 tokens."""
     first = next((i for i, count in enumerate(counts) if count), 0)
-    rows = [(f"{2**i:,}", f"{2 ** (i + 1) - 1:,}", count) for i, count in enumerate(counts) if i >= first]
+    rows = [(2**i, 2 ** (i + 1) - 1, count) for i, count in enumerate(counts) if i >= first]
+    names = [f"{start}" if start < 1024 else f"{start // 1024} Ki" for start, _, _ in rows]
     return Chart(
         "lengths",
         "Length of the documents that stay",
         f"{sum(counts):,} documents by tokens, end included; each bar goes from its number to twice as many.",
-        [columns("documents", [row[0] for row in rows], [row[2] for row in rows], "--blue")],
+        [columns("documents", names, [row[2] for row in rows], "--blue")],
         column_axes("tokens of a document, from", "documents"),
         ["tokens, from", "tokens, to", "documents"],
         rows,

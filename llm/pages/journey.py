@@ -44,7 +44,7 @@ def journey_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Documents out", blocks.number(corpus["documents_out"]), ""),
         ("Training tokens", blocks.short(corpus["train_tokens"]), ""),
         ("Parameters", blocks.short(gpt["parameters"]), ""),
-        ("Workers", blocks.number(gpt["workers"]), f"ZeRO stage {gpt['zero_stage']}"),
+        ("Workers", blocks.number(gpt["workers"]), zero_text(gpt["zero_stage"])),
         ("Steps", blocks.number(gpt["steps"]), ""),
         (
             "Validation loss",
@@ -55,6 +55,10 @@ def journey_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Throughput, median", blocks.short(gpt["tokens_per_second"]), "tokens/s"),
         ("All stages", blocks.duration(spent), ""),
     ]
+
+
+def zero_text(stage: int | None) -> str:
+    return "no ZeRO" if stage is None else f"ZeRO stage {stage}"
 
 
 def baseline_chart(summary: Mapping[str, Any]) -> Chart:

@@ -1,6 +1,6 @@
 """Batches to weights.
 
-    Loader -> Engine.accumulate -> Engine.step -> metrics.jsonl, W&B
-                                        |
-                                        +-> checkpoint files -> receipts -> index.json
+Loader -> Engine.accumulate -> Engine.step -> metrics.jsonl, W&B
+                                    |
+                                    +-> checkpoint files -> receipts -> index.json
 """

@@ -5,6 +5,8 @@ Private names of DeepSpeed (verified on 0.19.8) are used to reach the partitions
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -15,6 +17,8 @@ from typing import Any
 # DeepSpeed compiles its shared-memory operator for CPUs with torch's extension builder. It is kept in the
 # environment that it was built for: torch's own cache is shared by all of a user's environments.
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+# One ninja for all processes: another version does not trust the first one's log and compiles anew.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", "")])
 os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # nothing here loads a pickle
 
 import torch
@@ -95,12 +99,13 @@ class ZeroEngine:
         # Names are taken before ZeRO 3 replaces the parameters' data.
         self.named = dict(objective.model.named_parameters())
         self.config = zero_config(stage, micro_batch, accumulation, optimizer.clip)
-        self.engine, *_ = deepspeed.initialize(
-            model=objective,
-            optimizer=make_adamw(objective, optimizer),
-            config=self.config,
-            dist_init_required=False,
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that its operator was built
+            self.engine, *_ = deepspeed.initialize(
+                model=objective,
+                optimizer=make_adamw(objective, optimizer),
+                config=self.config,
+                dist_init_required=False,
+            )
         self._create_states()
 
     def accumulate(self, ids: Tensor, targets: Tensor, weights: Tensor, scale: float, last: bool) -> Tensor:
@@ -199,4 +204,5 @@ def build_ops() -> bool:
         return False
     from deepspeed.comm.torch import build_shm_op
 
-    return build_shm_op() is not None
+    with contextlib.redirect_stdout(io.StringIO()):
+        return build_shm_op() is not None

@@ -18,7 +18,7 @@ STATES = ("weight", *OPTIMIZER_STATES)
 
 @dataclass(frozen=True)
 class Fragment:
-    """Elements [start, start + len(values)) of one flat tensor's state, as a live view on the engine's memory."""
+    """Elements [start, start + len(values)) of one flat tensor's state, a live view on its memory."""
 
     name: str
     state: str
@@ -55,7 +55,7 @@ class Engine(Protocol):
         ...
 
     def restored(self, step: int) -> None:
-        """Called when `held` was overwritten from a checkpoint of this step: spread it to where it is used."""
+        """Called when `held` was overwritten from a checkpoint of this step: spread it to where it acts."""
         ...
 
     def describe(self) -> dict[str, object]:

@@ -27,10 +27,8 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any) ->
         raise UserError(f"{corpus.path}: its train split is empty")
 
 
-def launch(
-    job: Job, run: RunFolder, settings: PretrainSettings, cluster: ClusterSettings, out: str
-) -> None:
-    """Train to the end. RunError and UserError of a worker are raised here; signals make a checkpoint first."""
+def launch(job: Job, run: RunFolder, settings: PretrainSettings, cluster: ClusterSettings, out: str) -> None:
+    """Train to the end. A worker's RunError or UserError is raised here; signals make a checkpoint first."""
     for leftover in (run.stop, run.failure):
         leftover.unlink(missing_ok=True)
     with Progress(run.metrics, settings.steps):
@@ -53,7 +51,7 @@ def launch(
 
 
 def _until_done(train: Callable[[], None], run: RunFolder) -> None:
-    """Run `train` in a thread, so that this one can answer signals: ask for a checkpoint, wait for it, pass on."""
+    """Run `train` in a thread, so that this one can answer signals: ask for a checkpoint, wait, pass on."""
     errors: list[BaseException] = []
 
     def body() -> None:
@@ -71,6 +69,11 @@ def _until_done(train: Callable[[], None], run: RunFolder) -> None:
         print("stopping: the workers make a checkpoint at this step ...", flush=True)
         run.stop.touch()
         thread.join(STOP_SECONDS)
+        if thread.is_alive():
+            print(
+                f"no checkpoint within {STOP_SECONDS:.0f} s: the run continues from the one before",
+                flush=True,
+            )
         raise
     if errors:
         raise errors[0]

@@ -13,7 +13,6 @@ import torch
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
 from data_jobs.hashes import h64
-from llm.data.batches import worker_slice
 from llm.data.loader import Loader
 from llm.data.samples import Batch, MicroBatch
 from llm.settings import PretrainSettings
@@ -26,7 +25,7 @@ from llm.train.schedule import learning_rate
 
 @dataclass
 class Parts:
-    """What the loop works with, assembled by worker.py. The callables do nothing on workers that have no part in it."""
+    """What the loop works with, assembled by worker.py."""
 
     settings: PretrainSettings
     group: Group
@@ -51,7 +50,7 @@ class StepSums:
 
 
 def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
-    """Train from `state` to the last step, or to the step at which a stop is wanted; the last logged values."""
+    """Train from `state` to the last step, or until a stop is wanted; the last logged values."""
     settings, clock, values = parts.settings, _Clock(parts), dict[str, Any]()
     seen_commit = -1
     if state.step == 0:
@@ -70,8 +69,15 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 )
             rate = learning_rate(batch.step, settings.steps, settings.optimizer.lr, settings.schedule)
             norm = parts.engine.step(rate)
-            state = replace(state, step=batch.step + 1, next_number=batch.next_number, tokens=state.tokens + batch.tokens)
-            values = {"loss": sums.loss, "lr": rate, "grad_norm": norm, "sample_digest": f"{sums.digest:016x}"}
+            state = replace(
+                state, step=batch.step + 1, next_number=batch.next_number, tokens=state.tokens + batch.tokens
+            )
+            values = {
+                "loss": sums.loss,
+                "lr": rate,
+                "grad_norm": norm,
+                "sample_digest": f"{sums.digest:016x}",
+            }
             values = {"step": state.step, "time": time.time()} | values | clock.lap(state)
             if sums.committed_step > seen_commit:
                 seen_commit = sums.committed_step
@@ -86,18 +92,24 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
             if sums.stop:
                 break
     parts.saver.finish()
+    if (
+        parts.group.agree(parts.group.rank > 0 or parts.saver.committed_step > seen_commit)
+        and state.step > seen_commit
+    ):
+        parts.on_commit(state.step)
     return state, values
 
 
 def _accumulate(parts: Parts, batch: Batch) -> float:
     """Gradients of sum over real tokens / the batch's real tokens; returns this worker's summed loss."""
     total = torch.zeros((), dtype=torch.float64, device=parts.group.device)
-    first = worker_slice(len(batch.numbers), parts.group.rank, parts.group.world).start
     for i, micro in enumerate(batch.micro):
         # Dropout is the one thing here that draws: equal to the bit for the same layout of workers.
-        torch.manual_seed(h64(parts.settings.seed, "dropout", batch.step, first + i * len(micro.inputs)) >> 1)
+        torch.manual_seed(h64(parts.settings.seed, "dropout", batch.step, int(micro.numbers[0])) >> 1)
         ids, targets, weights = tensors_of(micro, parts.group.device)
-        total += parts.engine.accumulate(ids, targets, weights, 1 / batch.tokens, last=i == len(batch.micro) - 1)
+        total += parts.engine.accumulate(
+            ids, targets, weights, 1 / batch.tokens, last=i == len(batch.micro) - 1
+        )
     return total.item()
 
 
@@ -128,7 +140,8 @@ def _look(parts: Parts, state: RunState) -> dict[str, float]:
 def tensors_of(micro: MicroBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A micro-batch on the device."""
     return tuple(  # type: ignore[return-value]
-        torch.from_numpy(array).to(device, non_blocking=True) for array in (micro.inputs, micro.targets, micro.weights)
+        torch.from_numpy(array).to(device, non_blocking=True)
+        for array in (micro.inputs, micro.targets, micro.weights)
     )
 
 

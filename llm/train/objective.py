@@ -20,7 +20,9 @@ class Objective(nn.Module):
         self.model = model
         self.bf16 = precision == "bf16"
 
-    def forward(self, ids_BT: Tensor, targets_BT: Tensor | None = None, weights_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids_BT: Tensor, targets_BT: Tensor | None = None, weights_BT: Tensor | None = None
+    ) -> Tensor:
         """Summed loss where targets are given, else logits."""
         with torch.autocast(ids_BT.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             if targets_BT is None or weights_BT is None:

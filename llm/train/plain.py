@@ -26,7 +26,7 @@ class PlainEngine:
 
     def accumulate(self, ids: Tensor, targets: Tensor, weights: Tensor, scale: float, last: bool) -> Tensor:
         loss: Tensor = self.objective(ids, targets, weights)
-        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        (loss * scale).backward()
         if last and self.world > 1:
             self._sum_gradients()
         return loss.detach()

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.errors import RunError
@@ -37,6 +37,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
             name=run.name,
             storage_path=str(run.parent),
             failure_config=FailureConfig(max_failures=settings.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:

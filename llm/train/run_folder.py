@@ -136,8 +136,12 @@ def open_run(
             raise UserError(
                 f"{folder.path} belongs to a run with other settings:\n       "
                 + "\n       ".join(lines)
-                + "\n       Use the old values, another --pretrain.out, or --fresh (keeps the old folder aside)"
-                + ("; --accept FIELD changes a plan field of this run" if any(r[3] == "plan" for r in refused) else "")
+                + "\n       Use the old values, another --pretrain.out, or --fresh (the old folder is kept)"
+                + (
+                    "; --accept FIELD changes a plan field of this run"
+                    if any(r[3] == "plan" for r in refused)
+                    else ""
+                )
             )
         record["run_id"] = saved["run_id"]
         record["accepted"] = saved["accepted"] + [
@@ -156,7 +160,7 @@ def differences(
     """(field, saved value, present value, kind) of every identity and plan field that differs."""
     for section, settings in (("model", model), ("pretrain", pretrain)):
         for kind in ("identity", "plan"):
-            for dotted, value in values_of_kind(settings, kind).items():  # type: ignore[arg-type]
+            for dotted, value in values_of_kind(settings, kind).items():
                 old: Any = saved[section]
                 for part in dotted.split("."):
                     old = old.get(part) if isinstance(old, dict) else None
@@ -179,10 +183,14 @@ def set_aside(path: Path) -> Path | None:
 def environment() -> dict[str, Any]:
     """Versions and machine, for the report."""
     names = ("torch", "ray", "deepspeed", "pyarrow", "sentencepiece", "wandb", "numpy")
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    return {"python": platform.python_version(), "machine": platform.machine(), "system": platform.platform()} | versions
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+    } | versions

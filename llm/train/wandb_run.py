@@ -67,7 +67,9 @@ class WandbRun:
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
-        print(f"warning: W&B is left out from here on, training goes on: {error}", file=sys.stderr, flush=True)
+        print(
+            f"warning: W&B is left out from here on, training goes on: {error}", file=sys.stderr, flush=True
+        )
 
 
 def _mode(settings: WandbSettings) -> Any:

@@ -48,7 +48,7 @@ class Job:
 
 
 def work(job: Job, group: Group, report: Callable[[str, dict[str, Any]], None]) -> None:
-    """Train as one of the group's workers. `report(folder, metrics)` is called by all when a checkpoint is there.
+    """Train as one of the workers. `report(folder, metrics)` is called by all when a checkpoint is there.
 
     What must not be tried again (UserError, RunError) is written to the run folder, and a group that is
     started again for the same launch returns at once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import re
 from pathlib import Path
@@ -96,4 +97,4 @@ def test_splits_cover_each_file_once(tmp_path: Path) -> None:
     assert len(ranges["3.jsonl"]) == 13 and ranges["z.jsonl.gz"] == [(0, None)]
     for cuts in ranges.values():
         assert cuts[0][0] == 0 and cuts[-1][1] is None
-        assert all(one[1] == other[0] for one, other in zip(cuts, cuts[1:], strict=False))
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(cuts))

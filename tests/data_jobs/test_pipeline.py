@@ -49,7 +49,7 @@ def test_equal_over_cuts_orders_and_names(tmp_path: Path, texts: list[str]) -> N
         prepare(settings, tmp_path / f"out{number}")
         expected = expected or fingerprint(tmp_path / f"out{number}")
         assert fingerprint(tmp_path / f"out{number}") == expected
-    assert expected is not None and len(expected) > 8
+    assert expected is not None and len(expected) >= 8
     shuffled = random.Random(1).sample(texts, len(texts))
     folder = tmp_path / "many"
     folder.mkdir()
@@ -97,7 +97,7 @@ BAD = [b'{"text": null}', b'{"text": "\xff"}', b"{", b"[1]", b'{"text": 5}', b'{
 def test_ledger(tmp_path: Path, texts: list[str]) -> None:
     """Every record in is a document out or a reason, every byte too."""
     path = write_jsonl(
-        tmp_path / "in.jsonl", [*texts, texts[0], texts[0], texts[5], "  ", "e\u0301\x00" * 9, "long " * 999]
+        tmp_path / "in.jsonl", [*texts, texts[0], texts[0], texts[5], "  ", "e\u0301\x00" * 9, "long " * 500]
     )
     path.write_bytes(path.read_bytes() + b"\n".join(BAD) + b"\n\n")
     settings = settings_for(path, **SMALL, max_bad_fraction=0.1, max_document_bytes=1024, split_bytes=9_000)
@@ -109,7 +109,7 @@ def test_ledger(tmp_path: Path, texts: list[str]) -> None:
         "missing_text": 1, "empty": 1, "duplicate": 3,
     }  # fmt: skip
     assert counts["documents"]["in"] == len(texts) + 6 + len(BAD)
-    assert counts["documents"]["added"] == 4  # the long one is five
+    assert counts["documents"]["added"] == 2  # the long one is three
     for stage in [*manifest["stages"], counts]:
         for unit, removed in (("documents", 0), ("bytes", stage["bytes"]["removed"])):
             part = stage[unit]
@@ -216,7 +216,7 @@ def test_manifest_says_nothing_of_places_and_times(tmp_path: Path, texts: list[s
     }  # fmt: skip
 
 
-# -- what cannot be made into a corpus ------------------------------------------------------------------------
+# -- what cannot be made into a corpus
 
 
 def test_too_many_bad_records_show_the_fields(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_file_that_vanished(tmp_path: Path, texts: list[str]) -> None:
         Build(settings, tmp_path / "out", files, run_here, lambda *_: None).run()
 
 
-# -- again, and after a kill ----------------------------------------------------------------------------------
+# -- again, and after a kill
 
 
 def look_at(settings: Any, out: Path) -> str:

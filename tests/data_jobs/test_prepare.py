@@ -36,7 +36,7 @@ def command(*words: str | Path, fault: str | None = None) -> subprocess.Complete
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_ray_killed_continued_and_done_again(tmp_path: Path, texts: list[str]) -> None:
-    """On 1 and 2 CPUs, killed in between: the bytes of the run without Ray; and then nothing is left to do."""
+    """On 1 and 2 CPUs, killed in between: the bytes of a run without Ray; then nothing is left to do."""
     path = write_jsonl(tmp_path / "in.jsonl", texts)
     recipe = recipe_for(tmp_path, path)
     prepare(settings_for(path, shard_bytes=8_000, val_fraction=0.1), tmp_path / "plain")

@@ -34,12 +34,18 @@ class ChunkedFile:
     chunks: tuple[str, ...]
 
 
-def write_tensors(folder: Path, name: str, tensors: Sequence[tuple[str, Array]]) -> tuple[ChunkedFile, list[int]]:
+def write_tensors(
+    folder: Path, name: str, tensors: Sequence[tuple[str, Array]]
+) -> tuple[ChunkedFile, list[int]]:
     """Write flat fp32 tensors in the given order; returns the file and the byte where each begins."""
     header: dict[str, object] = {}
     offset = 0
     for key, values in tensors:
-        header[key] = {"dtype": "F32", "shape": [values.size], "data_offsets": [offset, offset + values.nbytes]}
+        header[key] = {
+            "dtype": "F32",
+            "shape": [values.size],
+            "data_offsets": [offset, offset + values.nbytes],
+        }
         offset += values.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -50,7 +56,7 @@ def write_tensors(folder: Path, name: str, tensors: Sequence[tuple[str, Array]])
         writer.write(len(text).to_bytes(8, "little") + text)
         for _, values in tensors:
             starts.append(writer.size)
-            writer.write(memoryview(np.ascontiguousarray(values)).cast("B") if values.size else b"")
+            writer.write(np.ascontiguousarray(values).view(np.uint8).data)
         chunks = writer.close()
     except BaseException:
         writer.abandon()
@@ -132,6 +138,6 @@ class ChunkReader:
                 self._last = (number, data)
                 return data
         raise RunError(
-            f"{self.path}: chunk {number} (bytes {number * CHUNK} to {number * CHUNK + expected}) is damaged: "
-            f"digest {found}, written as {self.file.chunks[number]}"
+            f"{self.path}: chunk {number} (bytes {number * CHUNK} to {number * CHUNK + expected}) is "
+            f"damaged: digest {found}, written as {self.file.chunks[number]}"
         )

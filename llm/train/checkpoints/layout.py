@@ -122,7 +122,9 @@ def check_cover(columns: Columns, tensors: Sequence[TensorInfo]) -> None:
             low, high = np.searchsorted(key, [number * len(STATES) + s, number * len(STATES) + s + 1])
             ends = np.concatenate([np.zeros(1, np.uint64), start[low:high] + length[low:high]])
             if (start[low:high] != ends[:-1]).any() or int(ends[-1]) != int(np.prod(info.shape)):
-                raise RunError(f"fragments of {info.name}, {state_name}, have a gap or an overlap: not committed")
+                raise RunError(
+                    f"fragments of {info.name}, {state_name}, have a gap or an overlap: not committed"
+                )
 
 
 def fragments_to_bytes(columns: Columns) -> bytes:

@@ -1,4 +1,4 @@
-"""Loading a checkpoint into any number of workers and any ZeRO stage: each reads what overlaps its own part."""
+"""Loading a checkpoint into any number of workers and any ZeRO stage: each reads what overlaps its part."""
 
 from __future__ import annotations
 
@@ -83,14 +83,18 @@ class CheckpointReader:
     def _receipt(self, rank: int, wanted: str) -> Receipt:
         data = self._bytes(layout.receipt_name(rank))
         if layout.digest(data) != wanted:
-            raise RunError(f"{self.folder / layout.receipt_name(rank)}: digest differs from the index: it was changed")
+            raise RunError(
+                f"{self.folder / layout.receipt_name(rank)}: digest differs from the index: it was changed"
+            )
         return Receipt.from_bytes(data)
 
     def _check_size(self, file: ChunkedFile) -> None:
         path = self.folder / file.name
         size = path.stat().st_size if path.exists() else None
         if size != file.size:
-            raise RunError(f"{path}: {'missing' if size is None else f'{size} bytes'}, written with {file.size} bytes")
+            raise RunError(
+                f"{path}: {'missing' if size is None else f'{size} bytes'}, written with {file.size} bytes"
+            )
 
 
 def load_newest(
@@ -103,7 +107,7 @@ def load_newest(
     """Restore the newest good checkpoint into the engine; None where there is none at all.
 
     `agree` says whether all workers could read theirs; only then is anything applied. A damaged one is passed
-    over with a warning. RunError where checkpoints exist and none is good: training never starts silently anew.
+    over with a warning. RunError where some exist and none is good: training never silently starts anew.
     """
     reasons: list[str] = []
     for candidate in committed_folders(folder):

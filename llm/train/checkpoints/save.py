@@ -17,7 +17,7 @@ from cluster import places
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
 from llm.train.checkpoints import layout
-from llm.train.checkpoints.chunks import Array, write_tensors
+from llm.train.checkpoints.chunks import Array, ChunkedFile, write_tensors
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
 from llm.train.engine import STATES, Engine, Fragment
 
@@ -40,7 +40,7 @@ def tensor_table(engine: Engine) -> list[TensorInfo]:
 
 
 def owned(held: Sequence[Fragment], tensors: Sequence[TensorInfo], rank: int, world: int) -> list[Fragment]:
-    """This worker's share of what all hold alike: elements [rank*E div world, (rank+1)*E div world) of all E."""
+    """This worker's share of what all hold alike: elements [rank*E div W, (rank+1)*E div W) of all E."""
     sizes = [int(torch.Size(info.shape).numel()) for info in tensors]
     first = {info.name: sum(sizes[:i]) for i, info in enumerate(tensors)}
     low, high = rank * sum(sizes) // world, (rank + 1) * sum(sizes) // world
@@ -61,7 +61,14 @@ class CheckpointSaver:
     """
 
     def __init__(
-        self, folder: Path, engine: Engine, rank: int, world: int, attempt: str, keep: int, record: dict[str, Any]
+        self,
+        folder: Path,
+        engine: Engine,
+        rank: int,
+        world: int,
+        attempt: str,
+        keep: int,
+        record: dict[str, Any],
     ) -> None:
         self.folder, self.engine, self.rank, self.world = folder, engine, rank, world
         self.attempt, self.keep, self.record = attempt, keep, record
@@ -112,20 +119,29 @@ class CheckpointSaver:
             self._failures.clear()
         except (OSError, RunError) as error:
             self._failures.append(str(error))
-            print(f"warning: checkpoint {folder} failed, training goes on: {error}", file=sys.stderr, flush=True)
+            print(
+                f"warning: checkpoint {folder} failed, training goes on: {error}", file=sys.stderr, flush=True
+            )
 
     def _write_files(self, folder: Path, copies: list[tuple[str, str, int, Array]], step: int) -> Receipt:
         """weights first (evaluate, generate and export read it alone), then the optimizer's states."""
         number = {info.name: i for i, info in enumerate(self.tensors)}
-        files, fragments = [], []
+        files: list[ChunkedFile] = []
+        fragments: list[tuple[int, int, int, int, int, int]] = []
         for kind, wanted in (("weights", STATES[:1]), ("optim", STATES[1:])):
             rows = sorted(
-                ((number[n], start, STATES.index(s), n, values) for n, s, start, values in copies if s in wanted),
+                (
+                    (number[n], start, STATES.index(s), n, values)
+                    for n, s, start, values in copies
+                    if s in wanted
+                ),
                 key=lambda row: row[:3],
             )
             keys = [f"{name}.{STATES[s]}.{start}" for _, start, s, name, _ in rows]
             name = f"{kind}-{self.rank}-of-{self.world}.safetensors"
-            file, starts = write_tensors(folder, name, [(k, row[4]) for k, row in zip(keys, rows, strict=True)])
+            file, starts = write_tensors(
+                folder, name, [(k, row[4]) for k, row in zip(keys, rows, strict=True)]
+            )
             fault_point(f"checkpoint.after_{kind}", step=step, rank=self.rank)
             fragments += [
                 (tensor, s, start, values.size, len(files), byte)

@@ -4,6 +4,7 @@ import threading
 import time
 import traceback
 import tracemalloc
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -110,6 +111,15 @@ def test_digests_add_up_whatever_the_cut(step: int, world: int, micro: int, grou
     batches = [loader(rank, world, micro, groups).batch(step) for rank in range(world)]
     assert sum(batch.digest for batch in batches) % 2**64 == digest_of(numbers, windows)
     assert sorted(rows_of(batches)) == sorted(windows)
+
+
+def test_affinity_gives_each_group_its_lanes() -> None:
+    workers = [loader(rank, 2, groups=2) for rank in range(2)]
+    numbers = np.array(EXPECTED[1][0])
+    position = order().positions(numbers)[1]
+    by_group = numbers[np.lexsort((numbers, position % 2))].tolist()
+    got = [micro.numbers[micro.numbers >= 0].tolist() for w in workers for micro in w.batch(1).micro]
+    assert list(chain(*got)) == by_group != numbers.tolist()
 
 
 def test_any_step_at_any_time() -> None:

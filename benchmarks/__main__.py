@@ -1,0 +1,75 @@
+"""Run benchmarks side by side with their peers: `python -m benchmarks [NAME ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import loader, train
+from benchmarks.ground import Ground
+from benchmarks.machine import describe_machine, describe_versions
+from benchmarks.rows import Row, table, write_result
+from cluster.errors import UserError, run_command
+from cluster.recipe import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+# In this order: the loader is compared with the training that `train` has measured.
+BENCHMARKS: dict[str, Callable[[Ground], list[Row]]] = {"train": train.run, "loader": loader.run}
+DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle. About 25 minutes on 2 cores.
+train: the whole stack beside a bare PyTorch loop. loader: the loader beside what training consumes, and its memory."""
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=DESCRIPTION)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)} (default: all)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run of seconds on a tiny model; needs --out"
+    )
+    parser.add_argument("--out", type=Path, help="folder for NAME.json (default: benchmarks/results)")
+    options = parser.parse_args(argv)
+    names = _names(options.names)
+    out = _out(options.out, options.quick)
+    machine, versions = describe_machine(), describe_versions()
+    if not options.quick and machine["load_average"][0] > machine["cores"] / 2:
+        _say(f"warning: the load average is {machine['load_average'][0]}: the numbers will be disturbed")
+    command = shlex.join(["python", "-m", "benchmarks", *argv])
+    all_rows = []
+    with tempfile.TemporaryDirectory(prefix="manta-bench-") as folder:
+        ground = Ground(Path(folder), options.quick, _say)
+        for name in names:
+            rows = BENCHMARKS[name](ground)
+            write_result(out / f"{name}.json", machine, versions, command, rows)
+            all_rows += rows
+    print(table(all_rows))
+    return 0
+
+
+def _names(given: list[str]) -> list[str]:
+    unknown = [name for name in given if name not in BENCHMARKS]
+    if unknown:
+        raise UserError(f"no benchmark {', '.join(map(repr, unknown))}; there are: {', '.join(BENCHMARKS)}")
+    return [name for name in BENCHMARKS if name in given or not given]
+
+
+def _out(given: Path | None, quick: bool) -> Path:
+    if quick and (given is None or given.resolve() == RESULTS):
+        raise UserError(
+            "--quick measures nothing worth keeping: give it an --out folder beside benchmarks/results"
+        )
+    out = given or RESULTS
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,164 @@
+"""The whole stack beside a bare PyTorch loop: tokens/s of one worker, same model, batch, precision, threads.
+
+Ours is the real `python -m llm.pretrain`: Ray Train, DeepSpeed ZeRO-1, the loader, each step logged to
+metrics.jsonl and W&B. The peer is bare_loop.py. Both are processes of their own that take turns, so that a
+machine whose speed drifts gives both the same; the clock runs from the end of the last warm-up step to the
+end of the last step, over everything between.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from benchmarks.ground import Ground
+from benchmarks.machine import cores
+from benchmarks.process import run_module
+from benchmarks.rows import Row
+from llm.train.run_folder import read_metrics
+
+GOAL = "ratio >= 0.95"
+PEER = "bare PyTorch loop, one process"
+WARM_UP = 5  # steps before the clock: first calls choose kernels and allocate
+SECONDS = 25.0  # of timed steps in each run
+PAIRS = 5  # odd: the median pair is a measured one
+NO_RAY = ("--pretrain.launch", "here", "--pretrain.engine", "plain")
+
+
+class Pair(NamedTuple):
+    """Tokens/s of one run of ours and of the peer's run after it."""
+
+    ours: float
+    peer: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.peer
+
+
+def run(ground: Ground) -> list[Row]:
+    """A row for bf16, which the demo trains in, and one for fp32."""
+    rows = []
+    for precision in ("bf16", "fp32"):
+        row = compare(ground, precision)
+        rows.append(row)
+        if precision == ground.pretrain.precision:
+            ground.consumed = row.ours
+    return rows
+
+
+def compare(ground: Ground, precision: str) -> Row:
+    """Pairs in turn; the row is the pair with the median ratio."""
+    steps = timed_steps(ground, precision)
+    pairs = []
+    for number in range(1 if ground.quick else PAIRS):
+        pair = Pair(ours(ground, precision, steps), peer(ground, precision, steps))
+        pairs.append(pair)
+        ground.say(
+            f"train {precision} {number + 1}: {pair.ours:,.0f}, bare {pair.peer:,.0f}, {pair.ratio:.3f}"
+        )
+    return row_of(ground, precision, steps, pairs)
+
+
+def row_of(ground: Ground, precision: str, steps: int, pairs: Sequence[Pair]) -> Row:
+    """The row of an odd number of pairs."""
+    assert len(pairs) % 2, "the median must be a pair that was measured"
+    median = sorted(pairs, key=lambda pair: pair.ratio)[len(pairs) // 2]
+    middle = Pair(statistics.median(p.ours for p in pairs), statistics.median(p.peer for p in pairs))
+    note = (
+        f"{ground.recipe.name} recipe, {cores()} threads, {steps} timed steps a run; the pair with the median "
+        f"ratio of {len(pairs)} in turn; ratios {_figures([p.ratio for p in pairs], '.3f')}; "
+        f"ours {_figures([p.ours for p in pairs], '.0f')}; peer {_figures([p.peer for p in pairs], '.0f')}; "
+        f"ratio of the medians {middle.ratio:.3f}"
+    )
+    return Row(
+        f"training, whole stack, 1 worker, {precision}",
+        "tokens/s",
+        median.ours,
+        median.peer,
+        PEER,
+        GOAL,
+        note,
+    )
+
+
+def timed_steps(ground: Ground, precision: str) -> int:
+    """Steps that take the peer SECONDS, by a short run that also warms the machine."""
+    if ground.quick:
+        return 4
+    short = 10
+    rate = peer(ground, precision, short)
+    return max(short, round(SECONDS * rate / tokens_of_step(ground)))
+
+
+def ours(ground: Ground, precision: str, steps: int, options: Sequence[str] = ()) -> float:
+    """Tokens/s of our command over `steps` steps after the warm-up."""
+    out, all_steps = ground.fresh("run"), str(WARM_UP + steps)
+    run_module(
+        ground.log(),
+        "llm.pretrain",
+        ground.recipe_path,
+        *("--pretrain.corpus", str(ground.corpus.path), "--pretrain.out", str(out)),
+        *("--pretrain.workers", "1", "--pretrain.zero_stage", "1", "--pretrain.precision", precision),
+        *("--pretrain.cpus_per_worker", str(cores()), "--cluster.num_cpus", str(cores())),
+        *(
+            "--pretrain.steps",
+            all_steps,
+            "--pretrain.checkpoint.every",
+            all_steps,
+            "--pretrain.log_every",
+            "1",
+        ),
+        # What the peer does not do stands outside the clock: one checkpoint and no text, after the last step.
+        *(
+            "--pretrain.validation.every",
+            "0",
+            "--pretrain.samples.every",
+            "0",
+            "--pretrain.samples.prompts",
+            "[]",
+        ),
+        *("--pretrain.wandb.mode", "offline"),
+        *options,
+    )
+    times = {row["step"]: row["time"] for row in read_metrics(out)}
+    return rate_of(times, steps, tokens_of_step(ground))
+
+
+def peer(ground: Ground, precision: str, steps: int) -> float:
+    """Tokens/s of the bare loop over `steps` steps after the warm-up."""
+    out = ground.fresh("bare")
+    run_module(
+        ground.log(),
+        "benchmarks.bare_loop",
+        ground.recipe_path,
+        *("--tokens", str(ground.tokens), "--vocab", str(ground.corpus.tokenizer.vocab_size)),
+        *("--steps", str(WARM_UP + steps), "--precision", precision, "--threads", str(cores())),
+        *("--out", str(out)),
+    )
+    done = json.loads(out.read_bytes())
+    return rate_of({i: at for i, (at, _) in enumerate(done, 1)}, steps, tokens_of_step(ground))
+
+
+def consumed(ground: Ground) -> float:
+    """Tokens/s that training takes from the loader: measured by `run`, else by one short run."""
+    if ground.consumed is None:
+        precision = ground.pretrain.precision
+        steps, options = (4, NO_RAY) if ground.quick else (timed_steps(ground, precision), ())
+        ground.consumed = ours(ground, precision, steps, options)
+    return ground.consumed
+
+
+def rate_of(times: Mapping[int, float], steps: int, tokens: int) -> float:
+    """Tokens/s of the steps after the warm-up, from the wall-clock at the end of each step (1 is the first)."""
+    return steps * tokens / (times[WARM_UP + steps] - times[WARM_UP])
+
+
+def tokens_of_step(ground: Ground) -> int:
+    return ground.pretrain.batch * ground.pretrain.length
+
+
+def _figures(values: Sequence[float], form: str) -> str:
+    return " ".join(format(value, form) for value in values)

@@ -1,0 +1,300 @@
+"""Whole commands on a real small corpus: trained, killed, and continued by the same command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import llm
+from tests.journeys.wandb_file import history
+
+RECIPE: dict[str, Any] = {
+    "corpus": {
+        "sources": [{"name": "stdlib", "path": "{stdlib}/json", "format": "code"}],
+        "tokenizer": {"vocab_size": 512},
+        "val_fraction": 0.3,
+    },
+    "model": {"layers": 2, "width": 32, "heads": 2, "context": 64},
+    "pretrain": {
+        "workers": 2,
+        "steps": 20,
+        "batch": 4,
+        "length": 64,
+        "micro_batch": 2,
+        "optimizer": {"lr": 3e-3},
+        "schedule": {"warmup_steps": 4},
+        "validation": {"every": 10, "max_samples": 8},
+        "samples": {"every": 10, "prompts": ["def "], "tokens": 8},
+        "checkpoint": {"every": 5, "keep": 2},
+    },
+}
+
+
+class Home:
+    """A folder with a recipe, a corpus, and runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "tiny.yaml"
+        self.recipe.write_text(yaml.safe_dump(RECIPE))
+        self.corpus = path / "corpus"
+
+    def start(self, module: str, *args: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *args],
+            env=os.environ | env,
+            cwd=Path(__file__).resolve().parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def call(self, module: str, *args: str, status: int = 0, **env: str) -> str:
+        process = self.start(module, *args, **env)
+        out, _ = process.communicate(timeout=240)
+        assert process.returncode == status, out
+        return out
+
+    def pretrain_args(self, run: str, *args: str) -> list[str]:
+        places = ["--pretrain.corpus", str(self.corpus), "--pretrain.out", str(self.path / run)]
+        return [str(self.recipe), *places, *args]
+
+    def pretrain(self, run: str, *args: str, status: int = 0, **env: str) -> str:
+        return self.call("llm.pretrain", *self.pretrain_args(run, *args), status=status, **env)
+
+
+HERE = ("--pretrain.launch", "here", "--pretrain.workers", "1", "--pretrain.wandb.mode", "disabled")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"))
+    home.call("data_jobs.prepare", str(home.recipe), "--corpus.out", str(home.corpus))
+    return home
+
+
+@pytest.fixture(scope="module")
+def whole(home: Home) -> Path:
+    """The run that is never stopped: two ZeRO-1 workers on Ray."""
+    home.pretrain("whole")
+    return home.path / "whole"
+
+
+def losses(run: Path) -> list[tuple[int, str, str, Any]]:
+    """What must be equal to the bit: step, loss, samples, validation."""
+    rows = llm.read_metrics(run)
+    return [
+        (r["step"], r.get("loss", 0.0).hex(), r.get("sample_digest", ""), r.get("val_loss")) for r in rows
+    ]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(llm.load(run).model.named_parameters())
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    assert [row[0] for row in losses(whole)] == list(range(21))
+    assert losses(run) == losses(whole)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(run)[name], value), name
+    assert (run / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
+    ids, rows = history(run)
+    assert len(ids) == 1, "restarts must stay one W&B run"
+    assert {step: row.get("loss") for step, row in rows.items()} == {
+        row["step"]: row.get("loss") for row in llm.read_metrics(run)
+    }
+
+
+@pytest.mark.ray
+def test_trains_and_tracks(whole: Path) -> None:
+    assert_same_run(whole, whole)
+    rows = llm.read_metrics(whole)
+    assert rows[20]["val_loss"] < rows[0]["val_loss"] - 0.1
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["finished"] and summary["steps"] == 20 and summary["attempts"] == 1
+    assert json.loads((whole / "deepspeed.json").read_text())["zero_optimization"]["stage"] == 1
+    assert len((whole / "samples.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.ray
+def test_a_killed_worker_changes_nothing(home: Home, whole: Path) -> None:
+    """SIGKILL of worker 1 in step 8: Ray restarts the group, which goes on from step 5."""
+    home.pretrain(
+        "worker",
+        MANTA_FAULT="train.step:step=8:rank=1",
+        MANTA_FAULT_ONCE=str(home.path / "worker-was-killed"),
+    )
+    assert (home.path / "worker-was-killed").exists()
+    assert_same_run(home.path / "worker", whole)
+    assert json.loads((home.path / "worker/summary.json").read_text())["attempts"] == 2
+
+
+@pytest.mark.ray
+def test_a_killed_driver_changes_nothing(home: Home, whole: Path) -> None:
+    """SIGKILL of the driver after step 7, then the same command."""
+    run = home.path / "driver"
+    process = home.start("llm.pretrain", *home.pretrain_args("driver"))
+    wait_for_step(process, run, 7)
+    process.kill()
+    process.communicate()
+    assert not (run / "summary.json").exists(), "too late: it was finished"
+    home.pretrain("driver")
+    assert_same_run(run, whole)
+    assert "finished" in home.pretrain("driver"), "a finished run is left alone"
+    assert_same_run(run, whole)
+
+
+@pytest.mark.ray
+def test_sigterm_makes_a_checkpoint_and_continues(home: Home, whole: Path) -> None:
+    run = home.path / "term"
+    process = home.start("llm.pretrain", *home.pretrain_args("term"))
+    wait_for_step(process, run, 6)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, out
+    assert "the same command continues" in out
+    stopped_at = llm.read_metrics(run)[-1]["step"]
+    assert llm.load(run).step == stopped_at, "no step is lost"
+    home.pretrain("term")
+    assert_same_run(run, whole)
+
+
+def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists() and any(r["step"] >= step for r in llm.read_metrics(run)):
+            return
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"step {step} was not reached:\n{process.communicate()[0]}")
+
+
+@pytest.mark.ray
+def test_one_worker_sees_the_samples_of_two(home: Home, whole: Path) -> None:
+    """The same sample digest at every step, losses within 1e-4; in one process, without Ray."""
+    home.pretrain("one", *HERE)
+    for one, two in zip(llm.read_metrics(home.path / "one"), llm.read_metrics(whole), strict=True):
+        assert one.get("sample_digest") == two.get("sample_digest")
+        assert one.get("loss", 0) == pytest.approx(two.get("loss", 0), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def one(home: Home) -> Path:
+    """A finished run of one process."""
+    home.pretrain("alone", *HERE, "--pretrain.steps", "10")
+    return home.path / "alone"
+
+
+def test_evaluate_and_generate(home: Home, one: Path, tmp_path: Path) -> None:
+    found = json.loads(home.call("llm.evaluate", str(one), "--json", "--precision", "fp32").splitlines()[-1])
+    last = llm.read_metrics(one)[-1]
+    assert found["loss"] == pytest.approx(last["val_loss"], rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(last["bits_per_byte"], rel=1e-5)
+    text = tmp_path / "text.py"
+    text.write_text("def f(x):\n    return x\n")
+    found = json.loads(home.call("llm.evaluate", str(one), "--text", str(text), "--json").splitlines()[-1])
+    assert found["bytes"] == len(text.read_bytes())
+    assert found["tokens"] == len(llm.load(one).tokenizer.encode(text.read_text())) + 1
+    said = [
+        home.call("llm.generate", str(one), "--prompt", "def ", "--tokens", "9", "--seed", s) for s in "112"
+    ]
+    assert said[0] == said[1] != said[2]
+    assert said[0].startswith("def ")
+
+
+def test_text_loss_equals_one_long_forward(home: Home, one: Path, tmp_path: Path) -> None:
+    """Bits per byte against the formula written out with transformers-free torch."""
+    loaded = llm.load(one)
+    text = "import json\n" * 8  # fits one window
+    file = tmp_path / "text.py"
+    file.write_text(text)
+    ids = torch.tensor(
+        [loaded.tokenizer.eos_id, *(int(i) for i in loaded.tokenizer.encode(text)), loaded.tokenizer.eos_id]
+    )
+    assert len(ids) <= 64
+    with torch.no_grad():
+        logits = loaded.model(ids[None, :-1])[0]
+    nats = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum").item()
+    found = json.loads(home.call("llm.evaluate", str(one), "--text", str(file), "--json").splitlines()[-1])
+    assert found["bits_per_byte"] == pytest.approx(nats / 0.6931471805599453 / len(text), rel=1e-4)
+
+
+def test_wrong_inputs_are_one_message(home: Home, one: Path, tmp_path: Path) -> None:
+    """Exit 2 or 1, no traceback, the field or file named, the run untouched."""
+    before = (one / "metrics.jsonl").read_bytes()
+    args = (*HERE, "--pretrain.steps", "10")
+    cases: list[tuple[str, tuple[str, ...], int, list[str]]] = [
+        (
+            "alone",
+            (*args, "--pretrain.optimizer.lr", "0.1"),
+            2,
+            ["pretrain.optimizer.lr", "0.003", "0.1", "--fresh"],
+        ),
+        ("alone", (*args, "--model.width", "64"), 2, ["model.width", "32", "64"]),
+        ("alone", (*HERE, "--pretrain.steps", "11"), 2, ["pretrain.steps", "--accept"]),
+        ("new", ("--pretrain.bacth", "3"), 2, ["--pretrain.bacth", "--pretrain.batch"]),
+        ("new", ("--pretrain.batch", "many"), 2, ["--pretrain.batch", "'many'"]),
+        ("new", ("--pretrain.batch", "1"), 2, ["batch (1)", "workers (2)"]),
+        ("new", ("--pretrain.corpus", str(tmp_path)), 2, [str(tmp_path), "manifest.json"]),
+        ("new", ("--pretrain.length", "65"), 2, ["pretrain.length", "65", "64"]),
+        ("new", ("--pretrain.lenght", "65"), 2, ["--pretrain.length"]),
+    ]
+    for run, extra, status, words in cases:
+        out = home.pretrain(run, *extra, status=status)
+        assert "Traceback" not in out, out
+        assert all(word in out for word in words), out
+    assert (one / "metrics.jsonl").read_bytes() == before
+    assert not (home.path / "new").exists()
+
+
+def test_a_changed_shard_ends_the_run(home: Home, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    subprocess.run(["cp", "-r", home.corpus, corpus], check=True)
+    shard = next(corpus.glob("shards/*train*"), None) or next(
+        p for p in corpus.rglob("*.arrow") if "train" in str(p)
+    )
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(data)
+    out = home.pretrain("changed", *HERE, "--pretrain.corpus", str(corpus), status=1)
+    assert "Traceback" not in out and shard.name in out and "digest" in out, out
+
+
+def test_damaged_checkpoints_never_mean_step_0(home: Home, tmp_path: Path) -> None:
+    """All checkpoints damaged: exit 1, each named. The newest alone: the one before, and the same end."""
+    run = home.path / "damaged"
+    home.pretrain("damaged", *HERE, "--pretrain.steps", "10")
+    want = losses(run)
+    (run / "summary.json").unlink()  # as if it had been killed before it could say that it was done
+    newest, older = sorted(run.glob("checkpoints/step-*"), reverse=True)
+    for folder in (newest, older):
+        file = next(folder.glob("optim-*"))
+        data = bytearray(file.read_bytes())
+        data[-9] ^= 1
+        file.write_bytes(data)
+        if folder == newest:
+            good = older / file.name
+            saved = good.read_bytes()
+    out = home.pretrain("damaged", *HERE, "--pretrain.steps", "10", status=1)
+    assert "Traceback" not in out and newest.name in out and older.name in out and "--fresh" in out, out
+    good.write_bytes(saved)
+    out = home.pretrain("damaged", *HERE, "--pretrain.steps", "10")
+    assert f"warning: checkpoint passed over: {newest}" in out
+    assert losses(run) == want
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    yield

@@ -1,0 +1,52 @@
+"""Schedules: plain numbers in, plain numbers out; torch's own schedulers are the truth where it has one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from llm.settings import ScheduleSettings
+from llm.train.schedule import learning_rate
+
+
+def rates(steps: int, **settings: Any) -> list[float]:
+    schedule = ScheduleSettings(**settings)
+    return [learning_rate(step, steps, 2.0, schedule) for step in range(steps)]
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "wsd"])
+def test_warm_up_is_linear_and_the_end_is_reached(kind: str) -> None:
+    found = rates(100, kind=kind, warmup_steps=10, final=0.1)
+    assert found[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert max(found) <= 2.0 + 1e-12
+    assert found[-1] == pytest.approx(2.0 if kind == "constant" else 0.2)
+    assert all(a >= b - 1e-12 for a, b in zip(found[9:], found[10:], strict=False))
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_equal_to_torch(kind: str) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+    scheduler = (
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50, eta_min=0.2)
+        if kind == "cosine"
+        else torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 50)
+    )
+    for found in rates(50, kind=kind, warmup_steps=0, final=0.1):
+        optimizer.step()
+        scheduler.step()
+        assert found == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+
+
+def test_wsd_is_flat_until_its_decay() -> None:
+    found = rates(100, kind="wsd", warmup_steps=10, decay_steps=20, final=0.0)
+    assert found[10:80] == [2.0] * 70
+    assert found[80:] == pytest.approx([2.0 * (1 - (i + 1) / 20) for i in range(20)])
+    assert rates(100, kind="wsd", warmup_steps=0, final=0.5)[79:81] == pytest.approx([2.0, 2.0 * (1 - 0.5 / 20)])
+
+
+def test_half_way_of_the_cosine() -> None:
+    found = learning_rate(49, 100, 1.0, ScheduleSettings(kind="cosine", warmup_steps=0, final=0.0))
+    assert found == pytest.approx((1 + math.cos(math.pi / 2)) / 2)

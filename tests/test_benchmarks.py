@@ -1,0 +1,187 @@
+"""The benchmarks: what a result says, that the peer is a fair one, and that a smoke run goes through."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import llm
+from benchmarks import bare_loop
+from benchmarks.__main__ import RESULTS, main
+from benchmarks.ground import TINY, Ground
+from benchmarks.loader import memory_row
+from benchmarks.rows import Row, table, write_result
+from benchmarks.train import WARM_UP, Pair, rate_of, row_of
+from cluster.errors import RunError, UserError
+from llm.settings import ModelSettings, PretrainSettings
+from llm.train.objective import Objective
+from llm.train.plain import PlainEngine
+from llm.train.schedule import learning_rate
+
+NAMES = {"what", "unit", "ours", "peer", "peer_name", "ratio", "goal", "met"}
+MODEL = ModelSettings.model_validate(TINY["model"])
+VOCAB = 300
+
+
+def settings_of(steps: int) -> PretrainSettings:
+    return PretrainSettings.model_validate(dict(TINY["pretrain"]) | {"steps": steps})
+
+
+def check_result(path: Path) -> list[dict[str, object]]:
+    """A result file of the fixed format; its rows."""
+    result = json.loads(path.read_bytes())
+    assert set(result) == {"machine", "versions", "command", "rows"}
+    assert {"cpu", "cores", "memory_gb", "gpu", "load_average"} <= set(result["machine"])
+    assert {"python", "torch", "commit"} <= set(result["versions"])
+    for row in result["rows"]:
+        assert set(row) - {"note"} == NAMES
+        assert row["ratio"] == (None if row["peer"] is None else row["ours"] / row["peer"])
+        assert (row["met"] is None) == (row["goal"] is None)
+        if row["goal"]:
+            of, sign, bound = row["goal"].split()
+            assert row["met"] == (row[of] >= float(bound) if sign == ">=" else row[of] <= float(bound))
+    return list(result["rows"])
+
+
+@pytest.mark.parametrize(
+    ("row", "ratio", "met"),
+    [
+        (Row("a", "t/s", 95.0, 100.0, "bare", "ratio >= 0.95"), 0.95, True),
+        (Row("a", "t/s", 94.0, 100.0, "bare", "ratio >= 0.95"), 0.94, False),
+        (Row("a", "MiB", 4.0, goal="ours <= 4"), None, True),
+        (Row("a", "MiB", 4.1, goal="ours <= 4"), None, False),
+        (Row("a", "t/s", 9.0, 3.0, "bare"), 3.0, None),
+        (Row("a", "t/s", 9.0, goal="ratio >= 0.5"), None, False),  # no peer: never met
+    ],
+)
+def test_met_follows_the_goal(row: Row, ratio: float | None, met: bool | None) -> None:
+    assert (row.ratio, row.met) == (ratio, met)
+    assert ("NO" in table([row])) == (met is False)
+
+
+def test_a_goal_that_cannot_be_checked_is_refused() -> None:
+    with pytest.raises(ValueError, match="goal 'fast'"):
+        Row("a", "t/s", 1.0, goal="fast")
+
+
+def test_a_result_has_the_fixed_format(tmp_path: Path) -> None:
+    machine = dict.fromkeys(("cpu", "cores", "memory_gb", "gpu", "load_average"))
+    versions = dict.fromkeys(("python", "torch", "commit"))
+    rows = [Row("a", "t/s", 95.0, 100.0, "bare", "ratio >= 0.95", "a note"), Row("b", "MiB", 1.5)]
+    write_result(tmp_path / "x.json", machine, versions, "python -m benchmarks", rows)
+    assert check_result(tmp_path / "x.json")[0]["note"] == "a note"
+
+
+def test_kept_results_have_the_fixed_format() -> None:
+    for path in sorted(RESULTS.glob("*.json")):
+        if path.stem in ("train", "loader"):
+            assert "--quick" not in json.loads(path.read_bytes())["command"]
+            assert check_result(path)
+
+
+def test_the_row_is_the_pair_with_the_median_ratio(tmp_path: Path) -> None:
+    pairs = [Pair(90, 100), Pair(50, 50), Pair(99, 90)]  # ratios 0.9, 1.0, 1.1
+    row = row_of(Ground(tmp_path, True, print), "fp32", 10, pairs)
+    assert (row.ours, row.peer, row.ratio, row.met) == (50, 50, 1.0, True)
+    assert "0.900 1.000 1.100" in (row.note or "")
+
+
+def test_the_clock_leaves_out_the_warm_up_and_nothing_else() -> None:
+    times = {step: 1000.0 + 60 * step for step in range(WARM_UP + 1)}  # slow at first
+    times |= {WARM_UP + i: times[WARM_UP] + 2 * i for i in range(1, 11)}
+    assert rate_of(times, 10, 100) == pytest.approx(50)
+    times[WARM_UP + 10] += 20  # time lost between two steps counts
+    assert rate_of(times, 10, 100) == pytest.approx(25)
+
+
+def test_growth_is_that_of_the_worst_size() -> None:
+    row = memory_row("m", [10 << 20, 16 << 20, 11 << 20], 5)
+    assert (row.ours, row.met) == (6.0, False)
+
+
+def test_bare_loop_and_our_engine_compute_the_same() -> None:
+    """The same batches give the same losses, through the updates too: the comparison is like with like."""
+    settings = settings_of(4)
+    tokens, chance = np.arange(5000, dtype=np.uint16) * 7 % VOCAB, np.random.default_rng(0)
+    bare = llm.build(MODEL, VOCAB, settings.seed)
+    optimizer = bare_loop.make_optimizer(bare, settings.optimizer)
+    engine = PlainEngine(Objective(llm.build(MODEL, VOCAB, settings.seed), "fp32"), settings.optimizer, 1)
+    for step in range(settings.steps):
+        x, y = bare_loop.random_batch(tokens, settings.batch, settings.length, chance)
+        assert torch.equal(x[:, 1:], y[:, :-1])
+        rate = learning_rate(step, settings.steps, settings.optimizer.lr, settings.schedule)
+        theirs = bare_loop.train_step(bare, optimizer, x, y, False, rate, settings.optimizer.clip)
+        summed = engine.accumulate(x, y, torch.ones(x.shape), 1 / x.numel(), last=True)
+        engine.step(rate)
+        assert summed.item() / x.numel() == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bare_loop_trains(tmp_path: Path, precision: str) -> None:
+    (np.arange(5000) * 7 % VOCAB).astype("<u2").tofile(tmp_path / "tokens.bin")
+    recipe = Ground(tmp_path, True, print).recipe_path
+    out = tmp_path / "steps.json"
+    words = [
+        recipe,
+        "--tokens",
+        str(tmp_path / "tokens.bin"),
+        "--vocab",
+        str(VOCAB),
+        "--precision",
+        precision,
+    ]
+    threads = torch.get_num_threads()
+    try:
+        bare_loop.main([*words, "--steps", "40", "--out", str(out)])
+    finally:
+        torch.set_num_threads(threads)
+    steps = json.loads(out.read_bytes())
+    assert len(steps) == 40
+    assert [at for at, _ in steps] == sorted(at for at, _ in steps)
+    assert steps[-1][1] < steps[0][1] - 0.5
+
+
+def test_quick_loader_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in RESULTS.glob("*")}
+    assert main(["loader", "--quick", "--out", str(tmp_path)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in RESULTS.glob("*")} == before
+    rows = check_result(tmp_path / "loader.json")
+    assert [row["goal"] for row in rows] == [
+        "ratio >= 50",
+        "ratio >= 50",
+        None,
+        None,
+        "ours <= 4",
+        "ours <= 4",
+    ]
+    assert all(isinstance(row["ours"], float) for row in rows)
+    assert "what" in capsys.readouterr().out
+
+
+def test_wrong_calls_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no benchmark 'lodaer'; there are: train, loader"):
+        main(["lodaer"])
+    for options in ([], ["--out", str(RESULTS)]):
+        with pytest.raises(UserError, match="--out"):
+            main(["--quick", *options])
+
+
+def test_a_failed_process_fails_the_benchmark(tmp_path: Path) -> None:
+    from benchmarks.process import run_module
+
+    with pytest.raises(RunError, match=r"bare_loop ended with status 2(.|\n)*--tokens"):
+        run_module(tmp_path / "log", "benchmarks.bare_loop", "demo")
+
+
+def test_help_is_told() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--help"], cwd=RESULTS.parents[1], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert "usage: python -m benchmarks" in done.stdout and "--quick" in done.stdout
