@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import loader, train
-from benchmarks.ground import Ground
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.rows import Row, table, write_result
 from cluster.errors import UserError, run_command
 from cluster.recipe import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
-# In this order: the loader is compared with the training that `train` has measured.
-BENCHMARKS: dict[str, Callable[[Ground], list[Row]]] = {"train": train.run, "loader": loader.run}
-DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle. About 25 minutes on 2 cores.
-train: the whole stack beside a bare PyTorch loop. loader: the loader beside what training consumes, and its memory."""
+# Each is benchmarks/NAME.py with a `run`, imported when it is run. In this order: the loader is compared with
+# the training that `train` has measured.
+BENCHMARKS = ("train", "loader")
+DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle; about 20 minutes on 2
+cores. train: the whole stack beside a bare PyTorch loop. loader: the loader beside what training consumes,
+and its memory."""
 
 
 def main(argv: list[str]) -> int:
@@ -39,11 +39,13 @@ def main(argv: list[str]) -> int:
     if not options.quick and machine["load_average"][0] > machine["cores"] / 2:
         _say(f"warning: the load average is {machine['load_average'][0]}: the numbers will be disturbed")
     command = shlex.join(["python", "-m", "benchmarks", *argv])
-    all_rows = []
+    all_rows: list[Row] = []
+    from benchmarks.ground import Ground  # late: --help needs no torch, and no Arrow
+
     with tempfile.TemporaryDirectory(prefix="manta-bench-") as folder:
         ground = Ground(Path(folder), options.quick, _say)
         for name in names:
-            rows = BENCHMARKS[name](ground)
+            rows: list[Row] = importlib.import_module(f"benchmarks.{name}").run(ground)
             write_result(out / f"{name}.json", machine, versions, command, rows)
             all_rows += rows
     print(table(all_rows))

@@ -2,7 +2,8 @@
 
     python -m benchmarks.bare_loop RECIPE --tokens FILE --vocab N --steps N --out FILE
 
-No Ray, no DeepSpeed, no checkpoint, no tracker: the model, AdamW, autocast, random batches of a flat token file.
+No Ray, no DeepSpeed, no checkpoint, no tracker: the model, AdamW, autocast, random batches of a flat file
+of tokens.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def train_step(
 ) -> float:
     """One update; the loss before it."""
     loss = mean_loss(model, x, y, bf16)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     if clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     for group in optimizer.param_groups:

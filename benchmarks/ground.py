@@ -35,7 +35,7 @@ TINY = {
 
 
 class Ground:
-    """One run of the benchmarks. `quick`: a tiny recipe, whose numbers say nothing but that all of it works."""
+    """One run of the benchmarks. `quick`: a tiny recipe, whose numbers say only that all of it works."""
 
     def __init__(self, folder: Path, quick: bool, say: Callable[[str], None]) -> None:
         self.folder, self.quick, self.say = folder, quick, say

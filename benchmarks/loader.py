@@ -1,4 +1,4 @@
-"""The loader alone: tokens/s beside what training consumes, samples/s of the order, memory over corpus size."""
+"""The loader alone: its speed beside what training consumes, its memory as the corpus grows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -91,7 +90,7 @@ def order_row(ground: Ground) -> Row:
         statistics.median(rates),
         NEEDED,
         "what training on 10 M tokens/s takes",
-        note=f"calls of {ORDER_CALL:,} consecutive samples from anywhere in the first epoch; {_spread(rates)}",
+        note=f"calls of {ORDER_CALL:,} consecutive samples anywhere in epoch 0; {_spread(rates)}",
     )
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.ground import Ground
 from benchmarks.machine import cores
 from benchmarks.process import run_module
 from benchmarks.rows import Row
+from cluster.errors import RunError
 from llm.train.run_folder import read_metrics
 
 GOAL = "ratio >= 0.95"
@@ -32,6 +33,7 @@ class Pair(NamedTuple):
 
     ours: float
     peer: float
+    detail: str = ""  # where our time went
 
     @property
     def ratio(self) -> float:
@@ -54,7 +56,8 @@ def compare(ground: Ground, precision: str) -> Row:
     steps = timed_steps(ground, precision)
     pairs = []
     for number in range(1 if ground.quick else PAIRS):
-        pair = Pair(ours(ground, precision, steps), peer(ground, precision, steps))
+        rate, detail = ours(ground, precision, steps)
+        pair = Pair(rate, peer(ground, precision, steps), detail)
         pairs.append(pair)
         ground.say(
             f"train {precision} {number + 1}: {pair.ours:,.0f}, bare {pair.peer:,.0f}, {pair.ratio:.3f}"
@@ -68,10 +71,10 @@ def row_of(ground: Ground, precision: str, steps: int, pairs: Sequence[Pair]) ->
     median = sorted(pairs, key=lambda pair: pair.ratio)[len(pairs) // 2]
     middle = Pair(statistics.median(p.ours for p in pairs), statistics.median(p.peer for p in pairs))
     note = (
-        f"{ground.recipe.name} recipe, {cores()} threads, {steps} timed steps a run; the pair with the median "
-        f"ratio of {len(pairs)} in turn; ratios {_figures([p.ratio for p in pairs], '.3f')}; "
+        f"{ground.recipe.name} recipe, {cores()} threads, {steps} timed steps a run; the pair with "
+        f"the median ratio of {len(pairs)} in turn; ratios {_figures([p.ratio for p in pairs], '.3f')}; "
         f"ours {_figures([p.ours for p in pairs], '.0f')}; peer {_figures([p.peer for p in pairs], '.0f')}; "
-        f"ratio of the medians {middle.ratio:.3f}"
+        f"ratio of the medians {middle.ratio:.3f}; {median.detail}"
     )
     return Row(
         f"training, whole stack, 1 worker, {precision}",
@@ -93,8 +96,8 @@ def timed_steps(ground: Ground, precision: str) -> int:
     return max(short, round(SECONDS * rate / tokens_of_step(ground)))
 
 
-def ours(ground: Ground, precision: str, steps: int, options: Sequence[str] = ()) -> float:
-    """Tokens/s of our command over `steps` steps after the warm-up."""
+def ours(ground: Ground, precision: str, steps: int, options: Sequence[str] = ()) -> tuple[float, str]:
+    """Tokens/s of our command over `steps` steps after the warm-up, and where its time went."""
     out, all_steps = ground.fresh("run"), str(WARM_UP + steps)
     run_module(
         ground.log(),
@@ -123,8 +126,21 @@ def ours(ground: Ground, precision: str, steps: int, options: Sequence[str] = ()
         *("--pretrain.wandb.mode", "offline"),
         *options,
     )
-    times = {row["step"]: row["time"] for row in read_metrics(out)}
-    return rate_of(times, steps, tokens_of_step(ground))
+    rows = read_metrics(out)
+    if len({row["attempt"] for row in rows}) > 1:
+        raise RunError(f"{ground.recipe.name}: a worker was lost and started again; nothing was measured")
+    rate = rate_of({row["step"]: row["time"] for row in rows}, steps, tokens_of_step(ground))
+    return rate, detail_of(rows)
+
+
+def detail_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How much of our time after the warm-up was no training, by the trainer's own clock."""
+    timed = [row for row in rows if row["step"] > WARM_UP]
+    whole = timed[-1]["time"] - rows[WARM_UP]["time"]
+    waiting = sum(row["data_wait_seconds"] for row in timed)
+    between = whole - sum(row["step_seconds"] for row in timed)
+    shares = (waiting / whole, between / whole)
+    return "of our time {:.1%} waited for data, {:.1%} lay between steps".format(*shares)
 
 
 def peer(ground: Ground, precision: str, steps: int) -> float:
@@ -147,12 +163,12 @@ def consumed(ground: Ground) -> float:
     if ground.consumed is None:
         precision = ground.pretrain.precision
         steps, options = (4, NO_RAY) if ground.quick else (timed_steps(ground, precision), ())
-        ground.consumed = ours(ground, precision, steps, options)
+        ground.consumed, _ = ours(ground, precision, steps, options)
     return ground.consumed
 
 
 def rate_of(times: Mapping[int, float], steps: int, tokens: int) -> float:
-    """Tokens/s of the steps after the warm-up, from the wall-clock at the end of each step (1 is the first)."""
+    """Tokens/s of the steps after the warm-up, from the wall-clock at each step's end (1 is the first)."""
     return steps * tokens / (times[WARM_UP + steps] - times[WARM_UP])
 
 

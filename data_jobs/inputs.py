@@ -139,7 +139,9 @@ def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 def _files_of(number: int, source: SourceSettings) -> Iterator[InputFile]:
     text = source.path.replace("{stdlib}", sysconfig.get_paths()["stdlib"])
-    path = Path(os.path.expanduser(text))
+    # Absolute, because tasks on workers may stand in another folder.
+    text = os.path.abspath(os.path.expanduser(text))
+    path = Path(text)
     exclude = _matcher(tuple(source.exclude))
     if path.is_dir():
         include = _matcher(tuple(source.include or _USUAL[source.format]))
@@ -151,7 +153,7 @@ def _files_of(number: int, source: SourceSettings) -> Iterator[InputFile]:
         yield _input_file(number, path, path.name)
     elif glob.has_magic(text):
         root = _fixed_part(text)
-        for hit in glob.iglob(os.path.expanduser(text), recursive=True):
+        for hit in glob.iglob(text, recursive=True):
             file = Path(hit)
             name = file.relative_to(root).as_posix()
             if file.is_file() and not exclude.fullmatch(name):
@@ -162,9 +164,9 @@ def _files_of(number: int, source: SourceSettings) -> Iterator[InputFile]:
 
 def _fixed_part(pattern: str) -> Path:
     """The folder before the first name with a wildcard."""
-    parts = Path(os.path.expanduser(pattern)).parts
+    parts = Path(pattern).parts
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:first]) if first else Path()
+    return Path(*parts[:first])
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -144,7 +144,6 @@ def _write(table: pa.Table, job: Job) -> dict[str, Any]:
         "values_at": shard.values_at,
         "digest": shard.digest,
         "byte_tokens": int(sum(used[i] for i in range(tokenizer.vocab_size) if tokenizer.is_byte(i))),
-        "entries_used": int(np.count_nonzero(used)),
         "sentences": len(ends.values),
         "length_log2": np.bincount(np.log2(tokens.lengths).astype(np.int64)).tolist(),
     }

@@ -17,7 +17,7 @@ from cluster.recipe import read_command
 from cluster.settings import ClusterSettings
 from data_jobs import state
 from data_jobs.inputs import InputFile, list_files
-from data_jobs.manifest import read_manifest
+from data_jobs.manifest import SPLITS, read_manifest
 from data_jobs.pipeline import Build
 from data_jobs.ray_splits import RayRunner
 from data_jobs.settings import CorpusSettings, fixed_settings
@@ -63,16 +63,20 @@ def _build(
         with RayRunner(cluster, str(out)) as runner:
             progress("start Ray", 1, 1)
             seconds = {"start Ray": round(time.monotonic() - started, 3)}
-            return Build(settings, out, files, runner, progress, seconds).run()
+            return Build(settings, out.absolute(), files, runner, progress, seconds).run()
+
+
+_LINES = 4
 
 
 class Progress:
-    """Stages on the screen: a bar on a terminal, else a line at the start and end of each."""
+    """Stages on the screen: a bar on a terminal, else a line at the start and after each quarter."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._bar: tqdm[Any] | None = None
         self._title = ""
+        self._step = ("", -1)
 
     def __enter__(self) -> Progress:
         return self
@@ -84,9 +88,10 @@ class Progress:
         if self._quiet:
             return
         if not sys.stderr.isatty():
-            if title != self._title or done == all_jobs:
+            step = (title, done * _LINES // max(1, all_jobs))
+            if step != self._step:
                 print(f"{title}: {done} of {all_jobs}", file=sys.stderr, flush=True)
-            self._title = title
+            self._step = step
             return
         if title != self._title:
             self._close()
@@ -125,8 +130,15 @@ def _summary(out: Path, manifest: dict[str, Any]) -> str:
     return (
         f"{out}: {documents['out']:,} of {documents['in']:,} documents (dropped: {dropped}), "
         f"{size['out']:,} bytes, {tokens:,} tokens, vocabulary {manifest['tokenizer']['vocab_size']:,}, "
-        f"{sum(split['shards'] for split in totals)} shards"
+        f"{sum(split['shards'] for split in totals)} shards{_missing_splits(manifest)}"
     )
+
+
+def _missing_splits(manifest: dict[str, Any]) -> str:
+    """A small corpus may have no validation document: say so here, not at the first evaluation."""
+    found = {split for source in manifest["sources"] for split in source["splits"]}
+    missing = [split for split in SPLITS if split not in found]
+    return f"\nwarning: no document fell into {', '.join(missing)} (corpus.val_fraction)" if missing else ""
 
 
 def _say(quiet: bool, text: str) -> None:

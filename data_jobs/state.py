@@ -93,7 +93,7 @@ def write_input(
         {
             "source": sources[file.source].name,
             "name": file.name,
-            "path": str(Path(file.path).absolute()),
+            "path": file.path,
             "size": file.size,
             "mtime_ns": file.mtime_ns,
             "cuts": cuts[file.source, file.path],
@@ -124,7 +124,7 @@ def _input_differences(out: Path, files: Sequence[InputFile], sources: Sequence[
     known = Counter((row["source"], row["path"], row["size"], row["mtime_ns"]) for row in old)
     new = []
     for file in files:
-        stamp = (sources[file.source].name, str(Path(file.path).absolute()), file.size, file.mtime_ns)
+        stamp = (sources[file.source].name, file.path, file.size, file.mtime_ns)
         if known[stamp]:
             known[stamp] -= 1
         else:

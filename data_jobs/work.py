@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import RunError
 from cluster.fault_points import fault_point
 from cluster.places import commit_file, write_json
 
@@ -37,7 +38,10 @@ def run_here(task: Task, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
 
 def run_and_commit(task: Task, job: Job) -> dict[str, Any]:
     """Run a task, write its receipt, and give the receipt back."""
-    receipt = task(job)
+    try:
+        receipt = task(job)
+    except OSError as error:  # a full disk, a lost mount: the message names the file
+        raise RunError(f"stage {job['stage']}: {error}; the same command continues") from error
     fault_point(f"prepare.before_{job['stage']}", job=job["job"])
     write_json(job["receipt"], receipt)
     fault_point(f"prepare.after_{job['stage']}", job=job["job"])

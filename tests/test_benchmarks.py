@@ -180,8 +180,6 @@ def test_a_failed_process_fails_the_benchmark(tmp_path: Path) -> None:
 
 
 def test_help_is_told() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--help"], cwd=RESULTS.parents[1], capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
+    words = [sys.executable, "-m", "benchmarks", "--help"]
+    done = subprocess.run(words, cwd=RESULTS.parents[1], capture_output=True, text=True, check=True)
     assert "usage: python -m benchmarks" in done.stdout and "--quick" in done.stdout

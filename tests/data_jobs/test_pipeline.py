@@ -62,6 +62,18 @@ def test_equal_over_cuts_orders_and_names(tmp_path: Path, texts: list[str]) -> N
     assert fingerprint(tmp_path / "out-many") == expected
 
 
+def test_tokenizer_sample_does_not_depend_on_the_cut(tmp_path: Path, texts: list[str]) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", texts)
+    prints = {}
+    for size in (5_000, 20_000, 1_000_000):
+        for sample in (3_000, 6_000):
+            settings = settings_for(path, tokenizer={"sample_bytes": sample}, split_bytes=size)
+            manifest = prepare(settings, tmp_path / f"out{size}-{sample}")
+            prints.setdefault(sample, set()).add(manifest["tokenizer"]["fingerprint"])
+    assert [len(found) for found in prints.values()] == [1, 1]
+    assert prints[3_000] != prints[6_000]
+
+
 def test_documents_in_are_documents_out(tmp_path: Path, texts: list[str]) -> None:
     prepare(settings_for(write_jsonl(tmp_path / "in.jsonl", texts), **SMALL), tmp_path / "out")
     assert documents(tmp_path / "out") == sorted(texts)
@@ -140,17 +152,18 @@ def test_rejected_sample_has_reason_and_place(tmp_path: Path, texts: list[str]) 
 
 
 def test_of_duplicates_the_smallest_metadata_stays(tmp_path: Path, texts: list[str]) -> None:
-    names = ["b", "a", "c"]
-    for order in ([0, 1, 2], [2, 1, 0]):
-        path = write_jsonl(
-            tmp_path / f"{order[0]}.jsonl",
-            [*texts, *["twin text"] * 3],
-            url=["x"] * 300 + [names[i] for i in order],
-        )
-        prepare(
-            settings_for(path, source={"metadata": ["url"]}, split_bytes=20_000), tmp_path / f"out{order[0]}"
-        )
-    assert fingerprint(tmp_path / "out0") == fingerprint(tmp_path / "out2")
+    for number, order in enumerate((["b", "a", "c"], ["c", "b", "a"], ["a", "c", "b"])):
+        # The three stand in files of their own, so that they meet in the merge and not before.
+        folder = tmp_path / f"in{number}"
+        folder.mkdir()
+        write_jsonl(folder / "all.jsonl", texts, url=["x"] * len(texts))
+        for file, url in enumerate(order):
+            write_jsonl(
+                folder / f"{file}.jsonl", [f"other {url} " + "pad " * 900, "twin text"], url=["x", url]
+            )
+        settings = settings_for(folder, source={"metadata": ["url"]}, split_bytes=5_000)
+        prepare(settings, tmp_path / f"out{number}")
+        assert fingerprint(tmp_path / f"out{number}") == fingerprint(tmp_path / "out0")
     corpus = open_corpus(tmp_path / "out0")
     from data_jobs.content import content_hash, document_id
     from data_jobs.shards import ShardFile
@@ -365,10 +378,11 @@ def test_what_is_committed_is_not_done_again(tmp_path: Path, texts: list[str]) -
     assert all(after[file] == before[file] for file in done)
 
 
-def test_input_that_changes_between_two_starts(tmp_path: Path, texts: list[str]) -> None:
+@pytest.mark.parametrize("count", [60, 300])
+def test_input_that_changes_between_two_starts(tmp_path: Path, texts: list[str], count: int) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", texts)
     run_and_kill(path, tmp_path / "out", "prepare.after_merge:job=3")
-    write_jsonl(path, make_texts(250, seed=9))
+    write_jsonl(path, make_texts(count, seed=9))  # 60 have fewer shards: the rest must go
     prepare(settings_for(path, **SMALL), tmp_path / "out")
     prepare(settings_for(path, **SMALL), tmp_path / "whole")
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "whole")

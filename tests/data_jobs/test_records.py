@@ -151,6 +151,12 @@ def test_text_by_file_and_by_line(tmp_path: Path) -> None:
     ]
 
 
+def test_lines_of_a_windows_file(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"one\r\n\r\ntwo\r\n")
+    assert [r.text for r in read(path, format="text", per="line")[0]] == ["one", "two"]
+
+
 def test_long_text_file_is_cut_at_lines_and_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     text = "".join(f"line {i} é\n" for i in range(1000))

@@ -81,6 +81,15 @@ def test_training_is_deterministic_and_depends_on_the_text() -> None:
     assert one.fingerprint == again.fingerprint != other.fingerprint
 
 
+@pytest.mark.parametrize("mark", ["\t", "▅"])
+def test_texts_with_the_trainers_own_characters_are_not_skipped(mark: str) -> None:
+    """SentencePiece leaves out each sentence that holds a tab or U+2585."""
+    tokenizer = train_tokenizer(
+        [f"{mark}the harbour{mark} the storm\n" * 30], TokenizerSettings(vocab_size=400)
+    )
+    assert len(tokenizer.encode(" the harbour the storm")) <= 6
+
+
 def test_many_characters_and_a_small_vocabulary() -> None:
     """More kinds of characters than entries: the frequent ones get entries, the rest is spelled in bytes."""
     texts = ["".join(chr(0x4E00 + (i * 37 + j) % 3000) for j in range(80)) for i in range(300)]
