@@ -6,9 +6,9 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.model.head import LMHead
 from llm.model.init import initialise
 from llm.model.parts import Block, make_norm, rotary_table
 from llm.settings import ModelSettings
@@ -30,7 +30,7 @@ class GPT(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.final_norm = make_norm(settings)
-        self.lm_head = nn.Linear(settings.width, vocab_size, bias=False)
+        self.lm_head = LMHead(settings.width, vocab_size)
         if settings.tied:
             self.lm_head.weight = self.token_embed.weight
         cos, sin = rotary_table(settings.context, settings.width // settings.heads)
@@ -58,11 +58,8 @@ class GPT(nn.Module):
 
     def loss_sum(self, ids_BT: Tensor, targets_BT: Tensor, weights_BT: Tensor) -> Tensor:
         """Summed cross-entropy in nats of the next tokens, each times its weight (0 leaves it out)."""
-        logits_BTV = self(ids_BT)
-        losses = F.cross_entropy(
-            logits_BTV.float().view(-1, self.vocab_size), targets_BT.reshape(-1), reduction="none"
-        )
-        return torch.dot(losses, weights_BT.reshape(-1))
+        loss: Tensor = self.lm_head(self.hidden(ids_BT), targets_BT, weights_BT)
+        return loss
 
     def parameter_count(self) -> int:
         """Trained numbers, tied ones once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 
 from cluster.errors import run_command
@@ -9,6 +10,7 @@ from cluster.errors import run_command
 
 def main(argv: list[str]) -> int:
     """`python -m llm.train.build_ops`: a second call finds them built."""
+    argparse.ArgumentParser(prog="python -m llm.train.build_ops", description=__doc__).parse_args(argv)
     print("building DeepSpeed's shared-memory operator (1 to 2 minutes the first time) ...", flush=True)
     start = time.perf_counter()
     from llm.train.deepspeed_zero import build_ops

@@ -5,8 +5,6 @@ Private names of DeepSpeed (verified on 0.19.8) are used to reach the partitions
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 import sys
@@ -28,6 +26,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+import deepspeed.comm.torch
 import torch.distributed as dist
 
 from llm.settings import OptimizerSettings
@@ -35,12 +34,22 @@ from llm.train.engine import OPTIMIZER_STATES, STATES, Fragment, create_adam_sta
 from llm.train.objective import Objective
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+deepspeed.comm.torch.print = lambda *words: None  # it prints at every start that its operator is built
 # DeepSpeed 0.19 calls collectives under names that torch 2.13 has renamed: nothing that a user can mend.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
-def zero_config(stage: int, micro_batch: int, accumulation: int, clip: float) -> dict[str, Any]:
-    """The complete DeepSpeed dict: every key that we rely on, since defaults change between releases."""
+BUCKET = 500_000_000
+
+
+def zero_config(
+    stage: int, micro_batch: int, accumulation: int, clip: float, parameters: int = BUCKET
+) -> dict[str, Any]:
+    """The complete DeepSpeed dict: every key that we rely on, since defaults change between releases.
+
+    Buckets are no larger than the model: DeepSpeed allocates a whole one (2 GB at its default) in each step.
+    """
+    bucket = max(1, min(BUCKET, parameters))
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -62,8 +71,8 @@ def zero_config(stage: int, micro_batch: int, accumulation: int, clip: float) ->
             "overlap_comm": False,
             "reduce_scatter": True,
             "contiguous_gradients": True,
-            "reduce_bucket_size": 500_000_000,
-            "allgather_bucket_size": 500_000_000,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
             "round_robin_gradients": False,
             "sub_group_size": 1_000_000_000,
             "stage3_prefetch_bucket_size": 50_000_000,
@@ -98,14 +107,15 @@ class ZeroEngine:
         self.clip = optimizer.clip
         # Names are taken before ZeRO 3 replaces the parameters' data.
         self.named = dict(objective.model.named_parameters())
-        self.config = zero_config(stage, micro_batch, accumulation, optimizer.clip)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints that its operator was built
-            self.engine, *_ = deepspeed.initialize(
-                model=objective,
-                optimizer=make_adamw(objective, optimizer),
-                config=self.config,
-                dist_init_required=False,
-            )
+        self.config = zero_config(
+            stage, micro_batch, accumulation, optimizer.clip, sum(p.numel() for p in self.named.values())
+        )
+        self.engine, *_ = deepspeed.initialize(
+            model=objective,
+            optimizer=make_adamw(objective, optimizer),
+            config=self.config,
+            dist_init_required=False,
+        )
         self._create_states()
 
     def accumulate(self, ids: Tensor, targets: Tensor, weights: Tensor, scale: float, last: bool) -> Tensor:
@@ -204,5 +214,4 @@ def build_ops() -> bool:
         return False
     from deepspeed.comm.torch import build_shm_op
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        return build_shm_op() is not None
+    return build_shm_op() is not None

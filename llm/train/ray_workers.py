@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def _resources(cpus: int, gpu: bool) -> dict[str, float]:
 
 def _worker(config: dict[str, Any]) -> None:
     """Runs in each worker process, with torch.distributed initialised by Ray."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it tells of every report
     context = ray.train.get_context()
     os.environ.setdefault("OMP_NUM_THREADS", str(config["cpus"]))
     torch.set_num_threads(config["cpus"])

@@ -75,6 +75,8 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
     model_settings = ModelSettings.model_validate(job.model)
     settings = PretrainSettings.model_validate(job.pretrain)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     corpus = open_corpus(job.corpus, settings.verify)
     order = make_order(corpus, settings)
     plan = BatchPlan([(0, settings.batch)])

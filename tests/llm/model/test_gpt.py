@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from llm.model.gpt import GPT
 from llm.model.parts import Attention, rotary_table, rotate
 from llm.settings import ModelSettings
+from llm.train.objective import Objective
 
 BASE = ModelSettings(layers=2, width=24, heads=2, context=12)
 VARIANTS = [
@@ -98,3 +99,27 @@ def test_too_long_is_refused() -> None:
 def test_impossible_shapes(field: str, value: int) -> None:
     with pytest.raises(ValueError, match="heads|head size"):
         ModelSettings.model_validate(BASE.model_dump() | {field: value})
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 3e-2)])
+def test_chunked_loss_and_gradients_are_the_plain_ones(precision: str, tolerance: float) -> None:
+    """Against cross_entropy on whole logits, over several chunks and with unequal weights."""
+    model = Objective(GPT(BASE, 50, seed=1), precision)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 50, (100, 13), generator=generator)  # 1,200 targets: more than two chunks
+    weights = torch.rand(100, 12, generator=generator)
+    found = model(ids[:, :-1], ids[:, 1:], weights) * 0.01
+    found.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    logits = model(ids[:, :-1]).float()
+    losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    truth = (losses * weights).sum() * 0.01
+    truth.backward()
+    torch.testing.assert_close(found, truth, rtol=tolerance, atol=0)
+    for name, p in model.named_parameters():
+        assert p.grad is not None and gradients[name] is not None
+        scale = p.grad.abs().max().item()
+        torch.testing.assert_close(gradients[name], p.grad, rtol=0, atol=tolerance * scale, msg=name)
+    with torch.no_grad():
+        assert torch.equal(model(ids[:, :-1], ids[:, 1:], weights) * 0.01, found)
