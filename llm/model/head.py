@@ -21,7 +21,7 @@ class LMHead(nn.Linear):
         super().__init__(width, vocab_size, bias=False)
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-        """Logits [..., V]; or, given targets and weights of the shape [...], sum of weight * cross-entropy, nats.
+        """Logits [..., V]; or, given targets and weights [...], the sum of weight * cross-entropy in nats.
 
         One forward for both, since ZeRO 3 brings the weights here only while the module is called.
         """

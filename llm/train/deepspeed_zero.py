@@ -26,7 +26,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
-import deepspeed.comm.torch
 import torch.distributed as dist
 
 from llm.settings import OptimizerSettings
@@ -34,7 +33,8 @@ from llm.train.engine import OPTIMIZER_STATES, STATES, Fragment, create_adam_sta
 from llm.train.objective import Objective
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-deepspeed.comm.torch.print = lambda *words: None  # it prints at every start that its operator is built
+# It prints at each start that its operator is built. (The attribute `deepspeed.comm.torch` is torch itself.)
+vars(sys.modules["deepspeed.comm.torch"])["print"] = lambda *words: None
 # DeepSpeed 0.19 calls collectives under names that torch 2.13 has renamed: nothing that a user can mend.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 

@@ -53,23 +53,28 @@ def launch(job: Job, run: RunFolder, settings: PretrainSettings, cluster: Cluste
 def _until_done(train: Callable[[], None], run: RunFolder) -> None:
     """Run `train` in a thread, so that this one can answer signals: ask for a checkpoint, wait, pass on."""
     errors: list[BaseException] = []
+    # Not Thread.join: an exception out of a signal handler makes it take the thread for ended (Python 3.11).
+    ended = threading.Event()
 
     def body() -> None:
         try:
             train()
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=body, daemon=True)
-    thread.start()
+    threading.Thread(target=body, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.2)
+        while not ended.wait(0.2):
+            pass
     except (KeyboardInterrupt, Stopped):
         print("stopping: the workers make a checkpoint at this step ...", flush=True)
         run.stop.touch()
-        thread.join(STOP_SECONDS)
-        if thread.is_alive():
+        ended.wait(STOP_SECONDS)
+        if errors:
+            print(f"no checkpoint was made: {errors[0]}", flush=True)
+        elif not ended.is_set():
             print(
                 f"no checkpoint within {STOP_SECONDS:.0f} s: the run continues from the one before",
                 flush=True,

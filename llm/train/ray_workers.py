@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.context import TrainContext
 
 from cluster.errors import RunError
 from llm.settings import PretrainSettings
@@ -56,7 +58,8 @@ def _resources(cpus: int, gpu: bool) -> dict[str, float]:
 
 def _worker(config: dict[str, Any]) -> None:
     """Runs in each worker process, with torch.distributed initialised by Ray."""
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it tells of every report
+    # It tells of every report, through a logger that it names after its file.
+    logging.getLogger(inspect.getfile(TrainContext)).setLevel(logging.WARNING)
     context = ray.train.get_context()
     os.environ.setdefault("OMP_NUM_THREADS", str(config["cpus"]))
     torch.set_num_threads(config["cpus"])

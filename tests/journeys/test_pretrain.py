@@ -165,7 +165,7 @@ def test_sigterm_makes_a_checkpoint_and_continues(home: Home, whole: Path) -> No
     assert process.returncode == 143, out
     assert "the same command continues" in out
     stopped_at = llm.read_metrics(run)[-1]["step"]
-    assert llm.load(run).step == stopped_at, "no step is lost"
+    assert llm.load(run).step == stopped_at, f"a step is lost:\n{out}"
     home.pretrain("term")
     assert_same_run(run, whole)
 
