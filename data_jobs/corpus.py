@@ -14,7 +14,7 @@ from cluster.errors import RunError, UserError
 from data_jobs.digests import CHUNK_BYTES
 from data_jobs.manifest import TOKENIZER, Shard, read_index, read_manifest
 from data_jobs.shards import ShardFile
-from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from data_jobs.tokenizer import MODEL_FILE, Tokenizer, load_tokenizer
 
 Verify = Literal["start", "read"]
 _VERIFY_AT_START_BYTES = 2 << 30
@@ -55,7 +55,7 @@ class Corpus:
         said = self.manifest["tokenizer"]["fingerprint"]
         if tokenizer.fingerprint != said:
             raise RunError(
-                f"{self.path / TOKENIZER}: damaged, fingerprint {tokenizer.fingerprint}, "
+                f"{self.path / TOKENIZER / MODEL_FILE}: damaged, fingerprint {tokenizer.fingerprint}, "
                 f"the manifest says {said}"
             )
         return tokenizer

@@ -10,6 +10,7 @@ from typing import Any
 from cluster.errors import UserError
 from cluster.fault_points import fault_point
 from cluster.places import sync_folder, write_bytes, write_json
+from cluster.sealed import seal
 from data_jobs import state
 from data_jobs.inputs import InputFile, Split
 from data_jobs.ledger import Count, chain, total
@@ -122,7 +123,7 @@ def write_corpus(
     receipts = [receipt for _, receipt in done.merged]
     write_json(out / state.REPORT, make_report(manifest, receipts, pieces, seconds))
     fault_point("prepare.before_manifest")
-    write_json(out / MANIFEST, manifest)
+    write_bytes(out / MANIFEST, seal(manifest))
     fault_point("prepare.after_manifest")
     return manifest
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cluster.errors import RunError, UserError
 from cluster.places import to_json
+from cluster.sealed import unseal
 from data_jobs.hashes import sha256
 
 FORMAT = "manta-corpus"
@@ -120,7 +121,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a corpus folder. UserError where there is none, RunError where it is damaged."""
     path = Path(folder) / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        manifest: dict[str, Any] = json.loads(data)
         found, version = manifest["format"], manifest["version"]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
@@ -136,7 +138,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             f"{path}: format {found!r} version {version!r}; this program reads {FORMAT!r} version {VERSION}. "
             "Prepare the corpus again with this program, or read it with the one that made it"
         )
-    return manifest
+    try:
+        return unseal(data)
+    except ValueError as error:
+        raise RunError(f"{path}: damaged, {error}") from None
 
 
 def read_index(folder: str | Path, manifest: dict[str, Any]) -> list[Shard]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cluster import places
 from cluster.errors import RunError
+from cluster.sealed import unseal
 from llm.train.checkpoints.chunks import ChunkedFile
 from llm.train.engine import STATES
 
@@ -141,17 +142,9 @@ def fragments_from_bytes(data: bytes) -> Columns:
     return {name: table[name].to_numpy().astype(np.uint64) for name in SCHEMA.names}
 
 
-def index_to_bytes(index: dict[str, Any]) -> bytes:
-    """The index with a digest of itself, since it is the one file that nothing else vouches for."""
-    return places.to_json(index | {"digest": digest(places.to_json(index))})
-
-
 def index_from_bytes(data: bytes) -> dict[str, Any]:
-    """Raises ValueError where the text is not an index or was changed."""
-    index = json.loads(data)
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+    """The index. Raises ValueError where the text is not one or was changed."""
+    index = unseal(data)
+    if index.get("format") != FORMAT:
         raise ValueError(f"not a checkpoint of format {FORMAT}")
-    written = index.pop("digest", None)
-    if digest(places.to_json(index)) != written:
-        raise ValueError("its own digest differs: it was changed")
     return index

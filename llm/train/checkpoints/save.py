@@ -16,6 +16,7 @@ import torch
 from cluster import places
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
+from cluster.sealed import seal
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import Array, ChunkedFile, write_tensors
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
@@ -176,7 +177,7 @@ class CheckpointSaver:
             "fragments": layout.digest(table),
         }
         fault_point("checkpoint.before_index", step=state.step)
-        places.write_bytes(folder / layout.INDEX, layout.index_to_bytes(index))
+        places.write_bytes(folder / layout.INDEX, seal(index))
         fault_point("checkpoint.after_index", step=state.step)
         self.committed_step, self.committed = state.step, folder
 

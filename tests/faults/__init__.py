@@ -1,0 +1,1 @@
+"""Things killed and broken, many times: `make faults`."""
