@@ -67,6 +67,8 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
 def test_signals(number: signal.Signals, status: int, name: str, tmp_path: Path) -> None:
     """Stopped after its cleaning up, with the line that continues; `except Exception` does not stop it."""
     body = f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         try:
             while True:
                 try:
@@ -81,7 +83,10 @@ def test_signals(number: signal.Signals, status: int, name: str, tmp_path: Path)
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(number)
-    _, words = process.communicate(timeout=30)
+    try:
+        _, words = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == status
     assert words.startswith(f"stopped by {name}; the same command continues: ")
     assert words.endswith("recipe --a.b 'two words'\n")

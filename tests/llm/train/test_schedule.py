@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def test_warm_up_is_linear_and_the_end_is_reached(kind: str) -> None:
     assert found[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
     assert max(found) <= 2.0 + 1e-12
     assert found[-1] == pytest.approx(2.0 if kind == "constant" else 0.2)
-    assert all(a >= b - 1e-12 for a, b in zip(found[9:], found[10:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in pairwise(found[9:]))
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
@@ -44,7 +45,8 @@ def test_wsd_is_flat_until_its_decay() -> None:
     found = rates(100, kind="wsd", warmup_steps=10, decay_steps=20, final=0.0)
     assert found[10:80] == [2.0] * 70
     assert found[80:] == pytest.approx([2.0 * (1 - (i + 1) / 20) for i in range(20)])
-    assert rates(100, kind="wsd", warmup_steps=0, final=0.5)[79:81] == pytest.approx([2.0, 2.0 * (1 - 0.5 / 20)])
+    default = rates(100, kind="wsd", warmup_steps=0, final=0.5)  # decays over a fifth
+    assert default[79:81] == pytest.approx([2.0, 2.0 * (1 - 0.5 / 20)])
 
 
 def test_half_way_of_the_cosine() -> None:
