@@ -14,7 +14,7 @@ from cluster.settings import ClusterSettings
 from data_jobs import open_corpus
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.launch import check_fits, launch
-from llm.train.run_folder import RunFolder, open_run, set_aside
+from llm.train.run_folder import RunFolder, begin_run, open_run, set_aside
 from llm.train.worker import Job
 
 DESCRIPTION = """Pretrain a model on a corpus. The same command again continues from the last good checkpoint
@@ -47,7 +47,11 @@ def main(argv: list[str]) -> int:
     )
     summary = run.read_summary()
     if summary is None or summary["steps"] < settings.steps:
-        corpus.tokenizer.save(run.tokenizer)
+
+        def begin() -> None:
+            begin_run(run, record)
+            corpus.tokenizer.save(run.tokenizer)
+
         job = Job(
             model=record["model"],
             pretrain=record["pretrain"],
@@ -56,7 +60,7 @@ def main(argv: list[str]) -> int:
             run_id=record["run_id"],
             launch=secrets.token_hex(8),
         )
-        launch(job, run, settings, recipe.get(ClusterSettings), recipe.out("pretrain"))
+        launch(job, run, settings, recipe.get(ClusterSettings), recipe.out("pretrain"), begin)
         summary = run.read_summary()
         assert summary is not None
     else:

@@ -27,12 +27,22 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any) ->
         raise UserError(f"{corpus.path}: its train split is empty")
 
 
-def launch(job: Job, run: RunFolder, settings: PretrainSettings, cluster: ClusterSettings, out: str) -> None:
-    """Train to the end. A worker's RunError or UserError is raised here; signals make a checkpoint first."""
+def launch(
+    job: Job,
+    run: RunFolder,
+    settings: PretrainSettings,
+    cluster: ClusterSettings,
+    out: str,
+    begin: Callable[[], None],
+) -> None:
+    """Train to the end. `begin` makes the run folder, when nothing is left that could refuse it.
+
+    A worker's RunError or UserError is raised here; signals make a checkpoint first."""
     for leftover in (run.stop, run.failure):
         leftover.unlink(missing_ok=True)
     with Progress(run.metrics, settings.steps):
         if settings.launch == "here":
+            begin()
             _until_done(lambda: work_here(job), run)
         else:
             from cluster.ray_runtime import available_cpus, check_output_place, ray_session
@@ -46,7 +56,12 @@ def launch(job: Job, run: RunFolder, settings: PretrainSettings, cluster: Cluste
                         f"pretrain.workers {settings.workers} with {cpus} CPUs each do not fit into the "
                         f"{available_cpus()} CPUs of this machine: lower workers or cpus_per_worker"
                     )
-                _until_done(lambda: train_on_ray(job, cpus), run)
+                begin()
+                try:
+                    _until_done(lambda: train_on_ray(job, cpus), run)
+                except RunError:
+                    _raise_failure(run, job)  # what a worker said of it is more than that it failed
+                    raise
     _raise_failure(run, job)
 
 

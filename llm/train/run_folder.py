@@ -113,7 +113,7 @@ def open_run(
     corpus: dict[str, Any],
     accept: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Claim a run folder for these settings: new, or the same run going on.
+    """The record of a run in this folder with these settings: new, or the same run going on. Writes nothing.
 
     Raises UserError that names each field in which the folder's run differs, old and new. Plan fields named
     in `accept` may differ; what was accepted is recorded.
@@ -149,9 +149,13 @@ def open_run(
         ]
     elif folder.path.is_dir() and any(folder.path.iterdir()):
         raise UserError(f"{folder.path}: not empty, and no run of ours: choose another --pretrain.out")
+    return record
+
+
+def begin_run(folder: RunFolder, record: dict[str, Any]) -> None:
+    """Make the folder this run's own."""
     folder.path.mkdir(parents=True, exist_ok=True)
     places.write_json(folder.settings, record)
-    return record
 
 
 def differences(

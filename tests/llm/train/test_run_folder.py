@@ -12,7 +12,7 @@ import llm
 from cluster.errors import RunError, UserError
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.group import join_digest, split_digest
-from llm.train.run_folder import RunFolder, open_run, set_aside
+from llm.train.run_folder import RunFolder, begin_run, open_run, set_aside
 from llm.train.tracking import MetricsFile
 from llm.train.worker import even_micro_batch
 
@@ -23,7 +23,9 @@ def open_with(
     folder: Path, accept: tuple[str, ...] = (), corpus: dict[str, Any] = CORPUS, **changes: Any
 ) -> Any:
     model = ModelSettings(**changes.pop("model", {}))
-    return open_run(RunFolder(folder), model, PretrainSettings(**changes), corpus, accept)
+    record = open_run(RunFolder(folder), model, PretrainSettings(**changes), corpus, accept)
+    begin_run(RunFolder(folder), record)
+    return record
 
 
 def test_the_same_run_goes_on_and_free_fields_may_change(tmp_path: Path) -> None:
