@@ -34,8 +34,8 @@ DOORS: dict[str, str | None] = {
 }
 DOOR_PACKAGES = {"ray.tune": "llm", "ray.data": "data_jobs"}
 
-# What llm may import of data_jobs: the shard contract and the record reader. Cleaning belongs to the former: the
-# bits per byte of a text file are counted on its cleaned text.
+# What llm may import of data_jobs: the shard contract and the record reader. Cleaning is of the former,
+# since the bits per byte of a text file are counted on its cleaned text.
 CONTRACT = re.compile(
     r"data_jobs(\.open_corpus|\.(corpus|shard\w*|hashes|tokenizer|cleaning|records|raw_bytes|settings)(\.\w+)*)?"
 )
