@@ -27,7 +27,7 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = settings.address or os.environ.get("RAY_ADDRESS")
+    address = _address(settings)
     # The controller of a training asks its workers this often; the default of 2 s is felt at start and end.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no notice about a coming default
@@ -50,7 +50,7 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
                 log_to_driver=True,
                 runtime_env=shipped,
             )
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:  # nobody there; no address at all
         raise UserError(f"cluster.address {address!r}: no Ray cluster answers there: {error}") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which just exits
@@ -60,9 +60,24 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
         ray.shutdown()
 
 
-def available_cpus() -> int:
-    """CPUs of all nodes of the session."""
-    return int(ray.cluster_resources().get("CPU", 0))
+def cpus_for_each(workers: int, wanted: int | None, section: str, settings: ClusterSettings) -> int:
+    """CPUs of each worker: as wanted, else an equal share, which must fit on one node.
+
+    UserError where they cannot fit into a Ray that was started here; another cluster may still grow.
+    """
+    total = int(ray.cluster_resources().get("CPU", 0))
+    largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    cpus = wanted or max(1, min(largest, total // workers))
+    if _address(settings) is None and cpus * workers > total:
+        raise UserError(
+            f"{section}.workers {workers} with {cpus} CPUs each do not fit into the {total} CPUs of this "
+            f"machine: lower {section}.workers or {section}.cpus_per_worker"
+        )
+    return cpus
+
+
+def _address(settings: ClusterSettings) -> str | None:
+    return settings.address or os.environ.get("RAY_ADDRESS")
 
 
 def is_many_nodes() -> bool:

@@ -80,15 +80,15 @@ def demo_stages(corpus: Path, run: Path) -> list[Stage]:
     """The journey from text to numbers. The budgets add up to less than ten minutes."""
     evaluation, texts, baselines = (HOME / f"{name}.json" for name in ("evaluation", "texts", "baselines"))
     return [
-        Stage("prepare", 120, (corpus / "manifest.json",), lambda: call("data_jobs.prepare", "demo")),
+        Stage("prepare", 60, (corpus / "manifest.json",), lambda: call("data_jobs.prepare", "demo")),
         Stage(
             "pretrain",
-            300,
+            420,
             (run / "summary.json", run / "metrics.jsonl"),
             lambda: call("llm.pretrain", "demo"),
         ),
-        Stage("evaluate", 60, (evaluation,), lambda: evaluate(run, evaluation)),
-        Stage("generate", 60, (texts,), lambda: generate(run, texts)),
+        Stage("evaluate", 40, (evaluation,), lambda: evaluate(run, evaluation)),
+        Stage("generate", 40, (texts,), lambda: generate(run, texts)),
         Stage("compress", 30, (baselines,), lambda: compress(corpus, baselines)),
     ]
 

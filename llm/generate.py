@@ -15,10 +15,14 @@ from llm.model.generation import generate
 
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
-    if options.tokens < 1 or options.temperature < 0 or (options.top_k is not None and options.top_k < 1):
+    if (
+        options.tokens < 1
+        or not options.temperature >= 0
+        or (options.top_k is not None and options.top_k < 1)
+    ):
         raise UserError("--tokens and --top-k must be at least 1, --temperature at least 0")
     loaded = load(options.run)
-    tokenizer, context = loaded.tokenizer, loaded.model.settings.context
+    tokenizer, context = loaded.tokenizer, loaded.settings["pretrain"]["length"]  # what it was trained to see
     prompt = [tokenizer.eos_id, *(int(i) for i in tokenizer.encode(options.prompt))]
     if len(prompt) > context:
         raise UserError(f"--prompt is {len(prompt)} tokens long, the model sees {context}: shorten it")

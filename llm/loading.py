@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import UserError
+from cluster.errors import RunError, UserError
 from data_jobs.tokenizer import Tokenizer, load_tokenizer
 from llm.model.gpt import GPT
 from llm.settings import ModelSettings
-from llm.train.checkpoints.load import CheckpointReader, newest_reader
+from llm.train.checkpoints.load import CheckpointReader, newest_weights
 from llm.train.run_folder import RunFolder
 
 
@@ -25,8 +26,13 @@ class Loaded:
     checkpoint: Path
 
 
-def build(settings: ModelSettings, vocab_size: int, seed: int = 0) -> GPT:
-    """A model with fresh weights."""
+def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = None, seed: int = 0) -> GPT:
+    """A model with fresh weights: of a run's settings, or of model settings and a vocabulary's size."""
+    if not isinstance(settings, ModelSettings):
+        vocab_size = vocab_size or settings["corpus"]["vocab_size"]
+        settings = ModelSettings.model_validate(settings["model"])
+    if vocab_size is None:
+        raise UserError("llm.build: model settings alone do not say vocab_size: give it, or a run's settings")
     return GPT(settings, vocab_size, seed)
 
 
@@ -37,14 +43,21 @@ def load(run: str | Path) -> Loaded:
     """
     path = Path(run)
     if (path / "index.json").exists():
-        folder, reader = RunFolder(path.parent.parent), CheckpointReader(path)
+        folder, reader = RunFolder(path.parent.parent), CheckpointReader(path, weights_only=True)
+        weights = reader.weights()
     else:
         folder = RunFolder(path)
         folder.read_settings()
         if not folder.checkpoints.is_dir():
             raise UserError(f"{path}: has no checkpoint yet; train it first: python -m llm.pretrain")
-        reader = newest_reader(folder.checkpoints)
+        reader, weights = newest_weights(folder.checkpoints)
     record = folder.read_settings()
-    model = build(ModelSettings.model_validate(record["model"]), record["corpus"]["vocab_size"])
-    model.load_state_dict(reader.weights(), strict=True)
-    return Loaded(model.eval(), load_tokenizer(folder.tokenizer), record, reader.state.step, reader.folder)
+    tokenizer = load_tokenizer(folder.tokenizer)
+    if tokenizer.fingerprint != record["corpus"]["tokenizer"]:
+        raise RunError(
+            f"{folder.tokenizer}: fingerprint {tokenizer.fingerprint}, the run was trained with "
+            f"{record['corpus']['tokenizer']}"
+        )
+    model = build(record)
+    model.load_state_dict(weights, strict=True)
+    return Loaded(model.eval(), tokenizer, record, reader.state.step, reader.folder)

@@ -27,9 +27,6 @@ def main(argv: list[str]) -> int:
     run = RunFolder(Path(recipe.out("pretrain")).absolute())
     corpus_path = settings.corpus or recipe.out("corpus")
     corpus = open_corpus(corpus_path, "read")  # the workers check what they read
-    check_fits(model, settings, corpus)
-    if recipe.options.fresh and (aside := set_aside(run.path)):
-        print(f"the old run was renamed to {aside}")
     record = open_run(
         run,
         model,
@@ -44,11 +41,15 @@ def main(argv: list[str]) -> int:
             },
         },
         recipe.options.accept,
+        recipe.options.fresh,
     )
-    summary = run.read_summary()
+    check_fits(model, settings, corpus, RunFolder(run.path / "new") if recipe.options.fresh else run)
+    summary = None if recipe.options.fresh else run.read_summary()
     if summary is None or summary["steps"] < settings.steps:
 
         def begin() -> None:
+            if recipe.options.fresh and (aside := set_aside(run.path)):
+                print(f"the old run was renamed to {aside}", file=sys.stderr)
             begin_run(run, record)
             corpus.tokenizer.save(run.tokenizer)
 
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         launch(job, run, settings, recipe.get(ClusterSettings), recipe.out("pretrain"), begin)
         summary = run.read_summary()
         assert summary is not None
-    else:
+    elif not recipe.options.json:
         print(f"{run.path} is finished: {summary['steps']} steps; nothing to do")
     _tell(recipe, run, summary)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ os.environ.update(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     }
 )
+# A shell that starts us in the background (`make test &`) makes all that we start deaf to Ctrl-C: tests of it
+# would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("RAY_ADDRESS", None)  # never somebody's cluster
 os.environ["PYTHONPATH"] = str(ROOT)  # Ray's workers import the packages wherever a test stands
 

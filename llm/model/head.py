@@ -27,8 +27,12 @@ class LMHead(nn.Linear):
         """
         if targets is None or weights is None:
             return F.linear(hidden, self.weight)
+        # Asked here: inside the function the weight always looks as if its gradient were wanted.
+        wanted = torch.is_grad_enabled()
         flat = hidden.reshape(-1, hidden.shape[-1])
-        loss: Tensor = _LinearCrossEntropy.apply(flat, self.weight, targets.reshape(-1), weights.reshape(-1))
+        loss: Tensor = _LinearCrossEntropy.apply(
+            flat, self.weight, targets.reshape(-1), weights.reshape(-1), wanted
+        )
         return loss
 
 
@@ -40,9 +44,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, wanted: bool
+    ) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        wanted = any(ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if wanted else None
         grad_weight = torch.zeros_like(weight) if wanted else None
         for start in range(0, len(hidden), ROWS):
@@ -64,6 +69,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * upstream[0], grad_weight * upstream[0], None, None
+        return grad_hidden * upstream[0], grad_weight * upstream[0], None, None, None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +12,16 @@ from typing import Any
 from cluster.errors import RunError, Stopped, UserError
 from cluster.settings import ClusterSettings
 from llm.settings import ModelSettings, PretrainSettings
+from llm.train.checkpoints.load import CheckpointReader
+from llm.train.checkpoints.save import committed_folders
 from llm.train.progress import Progress
 from llm.train.run_folder import RunFolder
-from llm.train.worker import Job, work_here
+from llm.train.worker import Job, check_goes_on, make_order, work_here
 
 STOP_SECONDS = 60.0  # how long the workers may take for the checkpoint after a signal
 
 
-def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any) -> None:
+def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, run: RunFolder) -> None:
     """What can be known before anything starts. UserError names the fields that disagree."""
     if settings.length > model.context:
         raise UserError(
@@ -25,6 +29,10 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any) ->
         )
     if not corpus.sources("train"):
         raise UserError(f"{corpus.path}: its train split is empty")
+    order = make_order(corpus, settings)  # refuses weights and sources that cannot be mixed
+    for newest in committed_folders(run.checkpoints)[:1]:
+        with contextlib.suppress(RunError):  # damaged: the workers pass it over, with a warning
+            check_goes_on(CheckpointReader(newest), order, settings)
 
 
 def launch(
@@ -45,17 +53,12 @@ def launch(
             begin()
             _until_done(lambda: work_here(job), run)
         else:
-            from cluster.ray_runtime import available_cpus, check_output_place, ray_session
+            from cluster.ray_runtime import check_output_place, cpus_for_each, ray_session
             from llm.train.ray_workers import train_on_ray
 
             with ray_session(cluster):
                 check_output_place(out, "pretrain.out")
-                cpus = settings.cpus_per_worker or max(1, available_cpus() // settings.workers)
-                if cluster.address is None and cpus * settings.workers > available_cpus():
-                    raise UserError(
-                        f"pretrain.workers {settings.workers} with {cpus} CPUs each do not fit into the "
-                        f"{available_cpus()} CPUs of this machine: lower workers or cpus_per_worker"
-                    )
+                cpus = cpus_for_each(settings.workers, settings.cpus_per_worker, "pretrain", cluster)
                 begin()
                 try:
                     _until_done(lambda: train_on_ray(job, cpus), run)
@@ -84,15 +87,15 @@ def _until_done(train: Callable[[], None], run: RunFolder) -> None:
         while not ended.wait(0.2):
             pass
     except (KeyboardInterrupt, Stopped):
-        print("stopping: the workers make a checkpoint at this step ...", flush=True)
+        print("stopping: the workers make a checkpoint at this step ...", file=sys.stderr, flush=True)
         run.stop.touch()
         ended.wait(STOP_SECONDS)
         if errors:
-            print(f"no checkpoint was made: {errors[0]}", flush=True)
+            print(f"no checkpoint was made: {errors[0]}", file=sys.stderr)
         elif not ended.is_set():
             print(
                 f"no checkpoint within {STOP_SECONDS:.0f} s: the run continues from the one before",
-                flush=True,
+                file=sys.stderr,
             )
         raise
     if errors:

@@ -69,6 +69,11 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 )
             rate = learning_rate(batch.step, settings.steps, settings.optimizer.lr, settings.schedule)
             norm = parts.engine.step(rate)
+            if not math.isfinite(norm):
+                raise RunError(
+                    f"step {batch.step + 1}: the gradient's norm is {norm}; stopped before its checkpoint "
+                    f"(samples {batch.numbers[0]} to {batch.numbers[-1]}); the last checkpoint is good"
+                )
             state = replace(
                 state, step=batch.step + 1, next_number=batch.next_number, tokens=state.tokens + batch.tokens
             )
@@ -82,8 +87,9 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
             if sums.committed_step > seen_commit:
                 seen_commit = sums.committed_step
                 parts.on_commit(seen_commit)
-            values |= _look(parts, state)
-            if state.step % settings.log_every == 0 or state.step == settings.steps:
+            found = _look(parts, state)
+            values |= found
+            if found or sums.stop or state.step % settings.log_every == 0 or state.step == settings.steps:
                 parts.log(values)
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
             if sums.stop or state.step == settings.steps or state.step % settings.checkpoint.every == 0:

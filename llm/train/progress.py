@@ -45,7 +45,9 @@ class Progress:
             bar.set_postfix_str(_words(row), refresh=True)
             if not terminal and (time.monotonic() - told > PLAIN_SECONDS or shown in (0, self.steps)):
                 told = time.monotonic()
-                print(f"step {shown}/{self.steps}  {_words(row)}{self._left(row)}", flush=True)
+                print(
+                    f"step {shown}/{self.steps}  {_words(row)}{self._left(row)}", file=sys.stderr, flush=True
+                )
         bar.close()
 
     def _last(self) -> dict[str, Any] | None:

@@ -15,10 +15,10 @@ from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingCo
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.context import TrainContext
 
-from cluster.errors import RunError
+from cluster.errors import RunError, UserError
 from llm.settings import PretrainSettings
 from llm.train.group import Group
-from llm.train.worker import Job, use_cuda, work
+from llm.train.worker import Job, work
 
 
 def train_on_ray(job: Job, cpus_per_worker: int) -> None:
@@ -27,7 +27,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     Ray must be initialised. RunError where the group failed more often than the settings allow.
     """
     settings = PretrainSettings.model_validate(job.pretrain)
-    gpu = use_cuda(settings)
+    gpu = _use_gpu(settings)
     run = Path(job.run)
     trainer = TorchTrainer(
         _worker,
@@ -43,6 +43,9 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
+    # Ray keeps a list of the checkpoints that it was told of, and refuses to start where one of them was
+    # swept. The storage is the truth, its list a copy that nothing needs.
+    (run / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -50,6 +53,17 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
             f"the workers failed more than pretrain.max_failures ({settings.max_failures}) times; "
             f"the last checkpoint is good and the same command continues. The last failure: {_cause(error)}"
         ) from error
+
+
+def _use_gpu(settings: PretrainSettings) -> bool:
+    """By what the cluster has, since the driver often stands on a node without a GPU."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if settings.device == "cuda" and gpus < settings.workers:
+        raise UserError(
+            f"pretrain.device is cuda and pretrain.workers {settings.workers}, the cluster has {gpus} GPUs: "
+            "lower workers, or set device to cpu"
+        )
+    return settings.device == "cuda" or (settings.device == "auto" and gpus >= settings.workers)
 
 
 def _resources(cpus: int, gpu: bool) -> dict[str, float]:

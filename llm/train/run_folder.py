@@ -19,6 +19,8 @@ from cluster.fields import values_of_kind
 from llm.settings import ModelSettings, PretrainSettings
 
 FORMAT = "manta-run-1"
+# Plan fields on which the order of the samples hangs: they cannot change in mid-run until a run has segments.
+ORDER_FIELDS = ("pretrain.batch", "pretrain.length", "pretrain.lanes", "pretrain.weights", "corpus.corpus_id")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class RunFolder:
             value: dict[str, Any] = json.loads(self.settings.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{self.path}: no run folder: it has no {self.settings.name}") from None
+        except NotADirectoryError:
+            raise UserError(f"{self.path}: a file, not a run folder") from None
+        except OSError as error:
+            raise UserError(f"{self.settings}: cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise RunError(f"{self.settings}: damaged: {error}") from None
         if value.get("format") != FORMAT:
@@ -112,11 +118,12 @@ def open_run(
     pretrain: PretrainSettings,
     corpus: dict[str, Any],
     accept: Sequence[str] = (),
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """The record of a run in this folder with these settings: new, or the same run going on. Writes nothing.
 
     Raises UserError that names each field in which the folder's run differs, old and new. Plan fields named
-    in `accept` may differ; what was accepted is recorded.
+    in `accept` may differ; what was accepted is recorded. `fresh`: whatever is there will be set aside.
     """
     record: dict[str, Any] = {
         "format": FORMAT,
@@ -127,10 +134,14 @@ def open_run(
         "environment": environment(),
         "accepted": [],
     }
+    if fresh:
+        return record
     if folder.settings.exists():
         saved = folder.read_settings()
         differing = list(differences(saved, model, pretrain, corpus))
-        refused = [row for row in differing if row[0] not in accept or row[3] == "identity"]
+        refused = [
+            row for row in differing if row[0] not in accept or row[3] == "identity" or row[0] in ORDER_FIELDS
+        ]
         if refused:
             lines = [f"{name}: {old!r} there, {new!r} now ({kind})" for name, old, new, kind in refused]
             raise UserError(

@@ -44,9 +44,10 @@ class WandbRun:
             )
             self._run.define_metric(STEP)
             self._run.define_metric("*", step_metric=STEP)
-            has = self._run.step  # rows that the server has; 0 offline
-            for row in list(earlier)[has:]:
-                self._run.log(row)
+            has = self._run.summary.get(STEP, -1)  # the last that the server has; nothing offline
+            for row in earlier:
+                if row[STEP] > has:
+                    self._run.log(row)
         except Exception as error:  # wandb raises its own and others' errors; none may end a training
             self._give_up(error)
 

@@ -89,13 +89,14 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
 
     def check(reader: CheckpointReader) -> None:
         state = reader.state
+        check_goes_on(reader, order, settings)
         if state.next_number != plan.next_number(state.step):
             raise RunError(
                 f"{reader.folder}: stands at sample {state.next_number}, the batch schedule puts step "
                 f"{state.step} at sample {plan.next_number(state.step)}"
             )
 
-    state = load_newest(folder.checkpoints, engine, group.agree, check) or RunState(0, 0, 0, job.run_id)
+    state = load_newest(folder.checkpoints, engine, group, check) or RunState(0, 0, 0, job.run_id)
     attempt = group.new_attempt()
     record = {
         "model": job.model,
@@ -159,6 +160,7 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
             write_summary(folder, job, settings, model, state, last)
         exit_code = 0
     finally:
+        saver.settle()
         tracker.finish(exit_code)
 
 
@@ -167,6 +169,28 @@ def make_order(corpus: Any, settings: PretrainSettings) -> Order:
     planned = settings.steps * settings.batch
     weights = settings.weights or default_weights(corpus)
     return order_of_corpus(corpus, "train", weights, planned, settings.length, settings.seed, settings.lanes)
+
+
+def check_goes_on(reader: CheckpointReader, order: Order, settings: PretrainSettings) -> None:
+    """UserError where these settings cannot go on from a checkpoint."""
+    if reader.state.step > settings.steps:
+        raise UserError(
+            f"pretrain.steps is {settings.steps}, the run stands at step {reader.state.step} already"
+        )
+    if reader.index["order"] != order.describe():
+        raise UserError(
+            f"{reader.folder}: was trained in another order of samples: "
+            f"{_difference(reader.index['order'], order)}; going on would repeat some samples and miss "
+            "others. Use the old settings, or --fresh"
+        )
+
+
+def _difference(saved: dict[str, Any], order: Order) -> str:
+    """The parts in which two orders differ, old and new."""
+    now = order.describe()
+    return ", ".join(
+        f"{key} was {saved.get(key)}, now {now[key]}" for key in now if saved.get(key) != now[key]
+    )
 
 
 def default_weights(corpus: Any) -> dict[str, float] | None:
@@ -268,7 +292,7 @@ def model_size(model: GPT) -> int:
 def work_here(job: Job) -> None:
     """The one worker of a run without Ray, in this process."""
     settings = PretrainSettings.model_validate(job.pretrain)
-    device = torch.device("cuda" if use_cuda(settings) else "cpu")
+    device = _device_here(settings)
     if settings.cpus_per_worker:
         torch.set_num_threads(settings.cpus_per_worker)
     own_group = settings.engine == "deepspeed" and not torch.distributed.is_initialized()
@@ -288,6 +312,8 @@ def work_here(job: Job) -> None:
             torch.distributed.destroy_process_group()
 
 
-def use_cuda(settings: PretrainSettings) -> bool:
-    """Whether workers compute on a GPU of this machine."""
-    return settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+def _device_here(settings: PretrainSettings) -> torch.device:
+    available = torch.cuda.is_available()
+    if settings.device == "cuda" and not available:
+        raise UserError("pretrain.device is cuda, and torch sees no GPU here: set it to cpu or auto")
+    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")

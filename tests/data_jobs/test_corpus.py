@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import RunError, UserError
+from cluster.sealed import seal, unseal
 from data_jobs import digests, open_corpus
 from data_jobs.manifest import read_index, read_manifest
 from data_jobs.shards import Lists, ShardFile, write_shard
@@ -99,8 +100,8 @@ def test_not_a_corpus(tmp_path: Path, copy: Path) -> None:
 
 
 def change_manifest(folder: Path, **changes: object) -> None:
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    manifest = unseal((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").write_bytes(seal(manifest | changes))
 
 
 def test_damaged_manifest_index_and_tokenizer(copy: Path) -> None:

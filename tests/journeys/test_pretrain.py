@@ -142,14 +142,14 @@ def test_a_killed_worker_changes_nothing(home: Home, whole: Path) -> None:
 
 @pytest.mark.ray
 def test_a_killed_driver_changes_nothing(home: Home, whole: Path) -> None:
-    """SIGKILL of the driver after step 7, then the same command."""
-    run = home.path / "driver"
-    process = home.start("llm.pretrain", *home.pretrain_args("driver"))
-    wait_for_step(process, run, 7)
+    """SIGKILL of the driver after step 12, when checkpoints were swept already; then the same command."""
+    run, keep_one = home.path / "driver", ("--pretrain.checkpoint.keep", "1")  # the reported ones are swept
+    process = home.start("llm.pretrain", *home.pretrain_args("driver", *keep_one))
+    wait_for_step(process, run, 12)
     process.kill()
     process.communicate()
     assert not (run / "summary.json").exists(), "too late: it was finished"
-    home.pretrain("driver")
+    home.pretrain("driver", *keep_one)
     assert_same_run(run, whole)
     assert "finished" in home.pretrain("driver"), "a finished run is left alone"
     assert_same_run(run, whole)
@@ -249,6 +249,9 @@ def test_wrong_inputs_are_one_message(home: Home, one: Path, tmp_path: Path) -> 
         ("new", ("--pretrain.corpus", str(tmp_path)), 2, [str(tmp_path), "manifest.json"]),
         ("new", ("--pretrain.length", "65"), 2, ["pretrain.length", "65", "64"]),
         ("new", ("--pretrain.lenght", "65"), 2, ["--pretrain.length"]),
+        ("new", ("--pretrain.weights", "{stdlob: 1}"), 2, ["stdlob", "stdlib"]),
+        ("new", ("--pretrain.optimizer.lr", ".inf"), 2, ["--pretrain.optimizer.lr", "finite"]),
+        ("alone", (*args, "--pretrain.batch", "8", "--accept", "pretrain.batch"), 2, ["pretrain.batch"]),
     ]
     for run, extra, status, words in cases:
         out = home.pretrain(run, *extra, status=status)
@@ -256,6 +259,24 @@ def test_wrong_inputs_are_one_message(home: Home, one: Path, tmp_path: Path) -> 
         assert all(word in out for word in words), out
     assert (one / "metrics.jsonl").read_bytes() == before
     assert not (home.path / "new").exists()
+
+
+def test_a_run_that_blows_up_ends_before_its_checkpoint(home: Home) -> None:
+    """Not finite: exit 1, the step named, and what was saved before is good."""
+    changes = ("--pretrain.optimizer.lr", "1e30", "--pretrain.schedule.warmup_steps", "0")
+    out = home.pretrain("wild", *HERE, *changes, "--pretrain.checkpoint.every", "1", status=1)
+    assert "the last checkpoint is good" in out and "Traceback" not in out, out
+    for value in weights(home.path / "wild").values():
+        assert value.isfinite().all()
+
+
+def test_an_accepted_field_goes_on_from_where_it_was(home: Home) -> None:
+    home.pretrain("longer", *HERE, "--pretrain.steps", "8")
+    home.pretrain("longer", *HERE, "--pretrain.steps", "12", "--accept", "pretrain.steps")
+    rows = llm.read_metrics(home.path / "longer")
+    assert [row["step"] for row in rows] == list(range(13))
+    accepted = json.loads((home.path / "longer/settings.json").read_text())["accepted"]
+    assert [(a["field"], a["old"], a["new"]) for a in accepted] == [("pretrain.steps", 8, 12)]
 
 
 def test_a_changed_shard_ends_the_run(home: Home, tmp_path: Path) -> None:

@@ -183,8 +183,8 @@ def test_summary(corpus: Path, tmp_path: Path) -> None:
     }
     assert summary["gpt"]["first_val_loss"] > summary["gpt"]["val_loss"]
     assert summary["baselines"] == {"gzip_bits_per_byte": 1.9, "xz_bits_per_byte": 1.7}
-    assert summary["seconds"]["prepare"] == {"budget": 120, "spent": 40.5}
-    assert summary["seconds"]["pretrain"] == {"budget": 300, "spent": None}
+    assert summary["seconds"]["prepare"] == {"budget": 60, "spent": 40.5}
+    assert summary["seconds"]["pretrain"] == {"budget": 420, "spent": None}
     assert [name for name, _ in baseline_rows(summary)] == ["GPT", "xz -9", "gzip -9"]
 
 

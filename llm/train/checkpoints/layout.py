@@ -22,7 +22,7 @@ from llm.train.engine import STATES
 
 FORMAT = "manta-checkpoint-1"
 INDEX, FRAGMENTS = "index.json", "fragments.arrow"
-FOLDER = re.compile(r"step-(\d{9})-([0-9a-f]{8,32})")
+FOLDER = re.compile(r"step-(\d{9})-([0-9a-f]{12})")
 
 Columns = dict[str, npt.NDArray[Any]]
 SCHEMA = pa.schema(

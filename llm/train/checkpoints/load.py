@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from llm.train.checkpoints.chunks import Array, ChunkedFile, ChunkReader
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
 from llm.train.checkpoints.save import committed_folders
 from llm.train.engine import STATES, Engine
+from llm.train.group import Group
 
 
 class CheckpointReader:
@@ -24,7 +24,8 @@ class CheckpointReader:
     Raises RunError that names the file and what is wrong with it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, weights_only: bool = False) -> None:
+        """`weights_only`: the optimizer's files need not be there (old checkpoints may have lost them)."""
         self.folder = folder
         try:
             self.index = layout.index_from_bytes(self._bytes(layout.INDEX))
@@ -37,7 +38,8 @@ class CheckpointReader:
         receipts = [self._receipt(rank, wanted) for rank, wanted in enumerate(self.index["receipts"])]
         files = [file for receipt in receipts for file in receipt.files]
         for file in files:
-            self._check_size(file)
+            if not (weights_only and file.name.startswith("optim-")):
+                self._check_size(file)
         table = self._bytes(layout.FRAGMENTS)
         if layout.digest(table) != self.index["fragments"]:
             raise RunError(f"{folder / layout.FRAGMENTS}: digest differs from the index: it was changed")
@@ -90,7 +92,10 @@ class CheckpointReader:
 
     def _check_size(self, file: ChunkedFile) -> None:
         path = self.folder / file.name
-        size = path.stat().st_size if path.exists() else None
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            size = None
         if size != file.size:
             raise RunError(
                 f"{path}: {'missing' if size is None else f'{size} bytes'}, written with {file.size} bytes"
@@ -98,19 +103,17 @@ class CheckpointReader:
 
 
 def load_newest(
-    folder: Path,
-    engine: Engine,
-    agree: Callable[[bool], bool],
-    check: Callable[[CheckpointReader], None],
-    refuse_older: Sequence[str] = (),
+    folder: Path, engine: Engine, group: Group, check: Callable[[CheckpointReader], None]
 ) -> RunState | None:
     """Restore the newest good checkpoint into the engine; None where there is none at all.
 
-    `agree` says whether all workers could read theirs; only then is anything applied. A damaged one is passed
-    over with a warning. RunError where some exist and none is good: training never silently starts anew.
+    The first worker names each candidate, since listings may differ between nodes; only where all workers
+    could read their part is anything applied. A damaged one is passed over with a warning. RunError where
+    some exist and none is good: training never silently starts anew. What `check` refuses by UserError ends
+    the start.
     """
     reasons: list[str] = []
-    for candidate in committed_folders(folder):
+    for candidate in _candidates(folder, group):
         reason = ""
         parts: list[tuple[torch.Tensor, Array]] = []
         reader: CheckpointReader | None = None
@@ -122,7 +125,7 @@ def load_newest(
             ]
         except RunError as error:
             reason = str(error)
-        if agree(not reason):
+        if group.agree(not reason):
             assert reader is not None
             with torch.no_grad():
                 for target, values in parts:
@@ -139,18 +142,27 @@ def load_newest(
     return None
 
 
-def newest_reader(folder: Path) -> CheckpointReader:
-    """The newest checkpoint that opens, for use without training. RunError where there is none."""
+def _candidates(folder: Path, group: Group) -> Iterator[Path]:
+    """The first worker's committed folders, newest first, by name on every worker."""
+    own = committed_folders(folder) if group.rank == 0 else []
+    for number in range(int(group.sum([float(len(own))])[0])):
+        step, attempt = 0.0, 0.0
+        if group.rank == 0:
+            match = layout.FOLDER.fullmatch(own[number].name)
+            assert match is not None
+            step, attempt = float(match[1]), float(int(match[2], 16))  # 48 bits: exact in fp64
+        step, attempt = group.sum([step, attempt])
+        yield folder / layout.folder_name(int(step), f"{int(attempt):012x}")
+
+
+def newest_weights(folder: Path) -> tuple[CheckpointReader, dict[str, torch.Tensor]]:
+    """The newest checkpoint whose weights are good, for use without training. RunError where none is."""
     reasons = []
     for candidate in committed_folders(folder):
         try:
-            return CheckpointReader(candidate)
+            reader = CheckpointReader(candidate, weights_only=True)
+            return reader, reader.weights()
         except RunError as error:
             reasons.append(str(error))
             print(f"warning: checkpoint passed over: {error}", file=sys.stderr, flush=True)
     raise RunError(f"{folder}: no good checkpoint" + "".join(f"\n       {reason}" for reason in reasons))
-
-
-def describe(index: dict[str, Any]) -> str:
-    """One line about a checkpoint for people."""
-    return f"step {index['step']}, written by {index['world']} workers"

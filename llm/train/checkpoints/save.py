@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import threading
@@ -23,6 +24,7 @@ from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
 from llm.train.engine import STATES, Engine, Fragment
 
 RECEIPT_SECONDS = 600.0  # how long the first worker waits for the others' files
+SETTLE_SECONDS = 60.0
 FAILURES_BEFORE_STOP = 3
 
 
@@ -75,7 +77,6 @@ class CheckpointSaver:
         self.attempt, self.keep, self.record = attempt, keep, record
         self.tensors = tensor_table(engine)
         self.committed_step = -1
-        self.committed: Path | None = None
         self.stall_seconds = 0.0
         self._thread: threading.Thread | None = None
         self._failures: list[str] = []
@@ -101,6 +102,11 @@ class CheckpointSaver:
         if len(self._failures) >= FAILURES_BEFORE_STOP:
             raise RunError(f"{FAILURES_BEFORE_STOP} checkpoints in a row failed: {'; '.join(self._failures)}")
 
+    def settle(self) -> None:
+        """Let the save in flight end, whatever comes of it: for a run that is about to fail."""
+        if self._thread is not None:
+            self._thread.join(SETTLE_SECONDS)
+
     def finish(self) -> None:
         """Wait for the last save; RunError where it was not committed."""
         self.wait()
@@ -116,9 +122,9 @@ class CheckpointSaver:
             places.write_bytes(folder / layout.receipt_name(self.rank), receipt.to_bytes())
             if self.rank == 0:
                 self._commit(folder, state)
-                sweep(self.folder, self.keep)
+                sweep(self.folder, self.keep, folder)
             self._failures.clear()
-        except (OSError, RunError) as error:
+        except Exception as error:  # whatever it is, `finish` must know that there is no checkpoint
             self._failures.append(str(error))
             print(
                 f"warning: checkpoint {folder} failed, training goes on: {error}", file=sys.stderr, flush=True
@@ -179,12 +185,15 @@ class CheckpointSaver:
         fault_point("checkpoint.before_index", step=state.step)
         places.write_bytes(folder / layout.INDEX, seal(index))
         fault_point("checkpoint.after_index", step=state.step)
-        self.committed_step, self.committed = state.step, folder
+        self.committed_step = state.step
 
 
-def sweep(folder: Path, keep: int) -> None:
-    """Remove committed checkpoints older than the newest `keep`. Their index goes first, so none is torn."""
-    for old in committed_folders(folder)[keep:]:
+def sweep(folder: Path, keep: int, newest: Path) -> None:
+    """Remove committed checkpoints but `newest` and the keep - 1 before it. Their index goes first.
+
+    `newest` was committed just now. One of a later step may be there: it was damaged, and passed over.
+    """
+    for old in [other for other in committed_folders(folder) if other != newest][keep - 1 :]:
         (old / layout.INDEX).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -202,8 +211,9 @@ def committed_folders(folder: Path) -> list[Path]:
     for child in folder.glob("step-*") if folder.is_dir() else ():
         match = layout.FOLDER.fullmatch(child.name)
         index = child / layout.INDEX
-        if match and index.exists():
-            found.append((int(match[1]), index.stat().st_mtime_ns, child))
+        with contextlib.suppress(FileNotFoundError):  # none, or swept at this moment
+            if match:
+                found.append((int(match[1]), index.stat().st_mtime_ns, child))
     return [child for *_, child in sorted(found, reverse=True)]
 
 

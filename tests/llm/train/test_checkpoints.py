@@ -19,7 +19,7 @@ from cluster.errors import RunError
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import CHUNK, ChunkReader, write_tensors
 from llm.train.checkpoints.layout import RunState, TensorInfo
-from llm.train.checkpoints.load import CheckpointReader, load_newest, newest_reader
+from llm.train.checkpoints.load import CheckpointReader, load_newest, newest_weights
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders, owned, sweep_torn
 from llm.train.engine import STATES, Fragment
 from llm.train.group import Group
@@ -60,7 +60,7 @@ def resume(rank: int, world: int, folder: str, pairs: list[tuple[str, str]]) -> 
     found = {}
     for name, kind in pairs:
         engine = make_engine(kind, world)
-        state = load_newest(Path(folder) / name, engine, group_of(rank, world).agree, lambda reader: None)
+        state = load_newest(Path(folder) / name, engine, group_of(rank, world), lambda reader: None)
         assert state == RunState(SAVED_AT, 32, 512, "run")
         found[name, kind] = train_steps(engine, rank, world, SAVED_AT, END)
     return found
@@ -112,15 +112,15 @@ def test_every_flip_truncation_and_loss_is_found(saved: Any, tmp_path: Path) -> 
             path.unlink() if bad is None else path.write_bytes(bad)
             before = [f.values.clone() for f in engine.held()]
             if path.name == layout.INDEX and bad is None:  # no index: it was never committed
-                assert load_newest(checkpoint.parent, engine, lambda yes: yes, lambda r: None) is None
+                assert load_newest(checkpoint.parent, engine, group_of(0, 1), lambda r: None) is None
             else:
                 with pytest.raises(RunError, match=str(path)):
-                    load_newest(checkpoint.parent, engine, lambda yes: yes, lambda r: None)
+                    load_newest(checkpoint.parent, engine, group_of(0, 1), lambda r: None)
             assert all(torch.equal(f.values, b) for f, b in zip(engine.held(), before, strict=True))
             path.write_bytes(good)
             cases += 1
     assert cases == 4 * len(list(checkpoint.iterdir())) == 32
-    assert load_newest(checkpoint.parent, engine, lambda yes: yes, lambda r: None) is not None
+    assert load_newest(checkpoint.parent, engine, group_of(0, 1), lambda r: None) is not None
 
 
 def test_the_one_before_is_taken_with_a_warning(saved: Any, tmp_path: Path, capsys: Any) -> None:
@@ -132,15 +132,25 @@ def test_the_one_before_is_taken_with_a_warning(saved: Any, tmp_path: Path, caps
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert load_newest(folder, make_engine("plain", 1), lambda yes: yes, lambda r: None) is not None
+    assert load_newest(folder, make_engine("plain", 1), group_of(0, 1), lambda r: None) is not None
     warning = capsys.readouterr().err
     assert str(weights) in warning and "chunk 0" in warning and "digest" in warning
 
 
+class Doubtful(Group):
+    """A group in which another worker always says no."""
+
+    def agree(self, yes: bool) -> bool:
+        return False
+
+
 def test_a_worker_that_cannot_read_holds_all_back(saved: Any, tmp_path: Path) -> None:
     folder = copy_of(saved, tmp_path)
+    engine = make_engine("plain", 1)
+    before = [f.values.clone() for f in engine.held()]
     with pytest.raises(RunError, match="another worker could not read its part"):
-        load_newest(folder, make_engine("plain", 1), lambda yes: False, lambda r: None)
+        load_newest(folder, engine, Doubtful(0, 1, torch.device("cpu")), lambda r: None)
+    assert all(torch.equal(f.values, b) for f, b in zip(engine.held(), before, strict=True))
 
 
 def test_files_are_safetensors_and_weights_need_no_optimizer(saved: Any, tmp_path: Path) -> None:
@@ -148,9 +158,11 @@ def test_files_are_safetensors_and_weights_need_no_optimizer(saved: Any, tmp_pat
     checkpoint = committed_folders(folder)[0]
     values = load_file(next(checkpoint.glob("weights-1*")))
     assert values and all(v.dtype == np.float32 for v in values.values())
-    reader = newest_reader(folder)
+    for file in checkpoint.glob("optim-*"):
+        file.unlink()
+    _, weights = newest_weights(folder)
     model = make_engine("plain", 1).objective.model
-    model.load_state_dict(reader.weights())
+    model.load_state_dict(weights)
     whole = {name: value.detach().numpy().ravel() for name, value in model.named_parameters()}
     for key, part in values.items():
         name, state, start = key.rsplit(".", 2)
@@ -248,7 +260,7 @@ def test_killed_at_each_point_of_a_commit(tmp_path: Path, point: str, left: int)
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "ab" * 6], check=False, env=env)
     assert done.returncode == -9
     engine = make_engine("plain", 1)
-    state = load_newest(tmp_path, engine, lambda yes: yes, lambda r: None)
+    state = load_newest(tmp_path, engine, group_of(0, 1), lambda r: None)
     assert state is not None and state.step == left
     reference = make_engine("plain", 1)
     train_steps(reference, 0, 1, 0, left)
@@ -263,3 +275,22 @@ def test_old_ones_are_swept_and_the_newest_kept(tmp_path: Path) -> None:
     saver.finish()
     assert [CheckpointReader(f).state.step for f in committed_folders(tmp_path)] == [3, 2]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_newer_one_does_not_push_out_the_good(tmp_path: Path) -> None:
+    """keep 1, and a damaged checkpoint of a later step: what was committed just now stays."""
+    engine = make_engine("plain", 1)
+    later = CheckpointSaver(tmp_path, engine, 0, 1, "ab" * 6, 1, {})
+    later.save(RunState(9, 72, 0, "run"))
+    later.finish()
+    saver = CheckpointSaver(tmp_path, engine, 0, 1, "cd" * 6, 1, {})
+    saver.save(RunState(5, 40, 0, "run"))
+    saver.finish()
+    assert layout.folder_name(5, "cd" * 6) in [folder.name for folder in committed_folders(tmp_path)]
+
+
+def test_whatever_fails_in_the_background_is_told(tmp_path: Path) -> None:
+    saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, "ab" * 6, 1, {"settings": {1, 2}})
+    saver.save(RunState(1, 8, 0, "run"))
+    with pytest.raises(RunError, match="the last checkpoint failed"):
+        saver.finish()
