@@ -62,7 +62,7 @@ def make_optimizer(model: GPT, settings: OptimizerSettings) -> torch.optim.AdamW
 
 
 def mean_loss(model: GPT, x: Tensor, y: Tensor, bf16: bool) -> Tensor:
-    """Mean cross-entropy of the next tokens, by the model's own loss: the stack is compared, not the kernels."""
+    """Mean cross-entropy of the next tokens, by the model's own loss: stacks are compared, not kernels."""
     weights = torch.ones(y.shape, device=y.device)
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
         return model.loss_sum(x, y, weights) / y.numel()
