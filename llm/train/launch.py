@@ -11,12 +11,13 @@ from typing import Any
 
 from cluster.errors import RunError, Stopped, UserError
 from cluster.settings import ClusterSettings
+from llm.data.batches import padding
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.checkpoints.save import committed_folders
 from llm.train.progress import Progress
 from llm.train.run_folder import RunFolder
-from llm.train.worker import Job, check_goes_on, make_order, work_here
+from llm.train.worker import Job, check_goes_on, even_micro_batch, make_order, work_here
 
 STOP_SECONDS = 60.0  # how long the workers may take for the checkpoint after a signal
 
@@ -33,6 +34,16 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, ru
     for newest in committed_folders(run.checkpoints)[:1]:
         with contextlib.suppress(RunError):  # damaged: the workers pass it over, with a warning
             check_goes_on(CheckpointReader(newest), order, settings)
+    if len(order.sources) > 1:
+        shares = ", ".join(f"{s.name} {w:.4g}" for s, w in zip(order.sources, order.weights, strict=True))
+        print(f"samples by source: {shares}", file=sys.stderr)
+    rows = even_micro_batch(settings.batch, settings.workers, settings.micro_batch)
+    if wasted := padding(settings.batch, settings.workers, rows):
+        print(
+            f"{wasted:.1%} of the rows computed are padding: pretrain.batch {settings.batch} over "
+            f"{settings.workers} workers in micro-batches of {rows}",
+            file=sys.stderr,
+        )
 
 
 def launch(

@@ -29,7 +29,7 @@ from llm.train.group import Group
 from llm.train.loop import Parts, train
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
-from llm.train.run_folder import RunFolder
+from llm.train.run_folder import RunFolder, environment
 from llm.train.tracking import MetricsFile, Sink, Tracker
 from llm.train.validate import text_loss
 
@@ -101,6 +101,7 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
     record = {
         "model": job.model,
         "pretrain": job.pretrain,
+        "versions": environment(),
         "corpus_id": corpus.corpus_id,
         "order": order.describe(),
         "batch_schedule": plan.schedule,
