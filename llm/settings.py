@@ -19,7 +19,9 @@ class RotarySettings(Settings):
     )
     factor: float = identity(1.0, "how many times the original context", ge=1)
     original_context: int = identity(8192, "llama3, yarn: context before it was stretched", ge=1)
-    low_factor: float = identity(1.0, "llama3: slower than so many turns in the original context is scaled", gt=0)
+    low_factor: float = identity(
+        1.0, "llama3: slower than so many turns in the original context is scaled", gt=0
+    )
     high_factor: float = identity(4.0, "llama3: faster than so many turns stays as it is", gt=0)
     fast_turns: float = identity(32.0, "yarn: more turns than these stay as they are", gt=0)
     slow_turns: float = identity(1.0, "yarn: fewer turns than these are scaled in full", gt=0)
@@ -37,7 +39,9 @@ class ModelSettings(Settings):
     Where a field is not given, `preset` decides, then `depth`, then `kind`, then the default.
     """
 
-    preset: str | None = free(None, "a known shape, such as gpt2-124m, llama-1b, bert-base; its fields can be overridden")
+    preset: str | None = free(
+        None, "a known shape, such as gpt2-124m, llama-1b, bert-base; its fields can be overridden"
+    )
     depth: int | None = free(
         None, "one dial for a new model: so many layers, width 64 x depth, one head for each 64", ge=1
     )
@@ -52,20 +56,22 @@ class ModelSettings(Settings):
         None, "key/value heads, shared by groups of heads (default: as many as heads; 1: multi-query)", ge=1
     )
     head_size: int | None = identity(None, "size of a head (default: width / heads)", ge=1)
-    hidden: int | None = identity(
-        None, "inner size of the feed-forward part (default: 4 x width)", ge=1
-    )
+    hidden: int | None = identity(None, "inner size of the feed-forward part (default: 4 x width)", ge=1)
     context: int = identity(256, "longest sequence in tokens that the model can see", ge=2)
     position: Literal["rotary", "learned", "sinusoidal", "alibi", "none"] = identity(
         "rotary", "how a position enters the model"
     )
     rotary: RotarySettings = identity(RotarySettings(), "rotary positions")
     norm: Literal["rmsnorm", "layernorm"] = identity("rmsnorm", "normalisation of each part")
-    norm_at: Literal["pre", "post"] = identity("pre", "pre: before each part; post: after its sum with the stream")
+    norm_at: Literal["pre", "post"] = identity(
+        "pre", "pre: before each part; post: after its sum with the stream"
+    )
     norm_eps: float | None = identity(
         None, "added to the variance (default: 1e-6 for rmsnorm, 1e-5 for layernorm)", gt=0
     )
-    activation: Activation = identity("gelu", "activation of the feed-forward part; swiglu and geglu have a gate")
+    activation: Activation = identity(
+        "gelu", "activation of the feed-forward part; swiglu and geglu have a gate"
+    )
     qk_norm: bool = identity(False, "RMSNorm of each head's queries and keys")
     biases: Literal["none", "qkv", "attention", "feed_forward", "all"] = identity(
         "none", "which linear maps have a bias; all: LayerNorm, too"
@@ -190,7 +196,9 @@ class MaskingSettings(Settings):
 
     share: float = plan(0.15, "share of the tokens that are guessed", gt=0, lt=1)
     mask: float = plan(0.8, "share of those that are shown as [MASK]", ge=0, le=1)
-    random: float = plan(0.1, "share of those that are shown as a random token; the rest is shown as it is", ge=0, le=1)
+    random: float = plan(
+        0.1, "share of those that are shown as a random token; the rest is shown as it is", ge=0, le=1
+    )
     whole_word: bool = plan(False, "all tokens of a word together")
 
     @model_validator(mode="after")
@@ -222,7 +230,9 @@ class PretrainSettings(Settings):
     )  # fmt: skip
     confine: bool = plan(False, "gpt: attention and positions stay inside each document of a row")
     masking: MaskingSettings = plan(MaskingSettings(), "bert: which tokens are guessed")
-    z_loss: float = plan(0.0, "weight of the squared log of the softmax's sum (PaLM, section 5), 0: off", ge=0)
+    z_loss: float = plan(
+        0.0, "weight of the squared log of the softmax's sum (PaLM, section 5), 0: off", ge=0
+    )
     lanes: int = plan(16384, "sequential readers of a source above 16 GiB; at least 16 x batch", ge=1)
     precision: Literal["fp32", "bf16"] = plan(
         "fp32", "bf16: matrix products in bfloat16 (autocast), weights and their updates in fp32"

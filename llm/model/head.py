@@ -15,60 +15,105 @@ ROWS = 512  # tokens whose logits exist at once: 12 MB in fp32 at a vocabulary o
 
 
 class LMHead(nn.Linear):
-    """Hidden states to logits; with targets, to the summed loss."""
+    """Hidden states to logits; with targets, to the sums of the loss."""
 
-    def __init__(self, width: int, vocab_size: int) -> None:
-        super().__init__(width, vocab_size, bias=False)
+    def __init__(self, width: int, vocab_size: int, bias: bool = False, softcap: float | None = None) -> None:
+        super().__init__(width, vocab_size, bias=bias)
+        self.softcap = softcap
 
-    def forward(self, hidden: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-        """Logits [..., V]; or, given targets and weights [...], the sum of weight * cross-entropy in nats.
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor | None = None,
+        weights: Tensor | None = None,
+        z_loss: float = 0.0,
+        count_hits: bool = False,
+    ) -> Tensor:
+        """Logits [..., V]; or, given targets and weights [...], sums [3].
 
-        One forward for both, since ZeRO 3 brings the weights here only while the module is called.
+        They are sum w * cross-entropy (nats), z_loss * sum w * logsumexp^2, and, if asked for, the weight of
+        the tokens whose likeliest entry is the target. Logits are softcap * tanh(logits / softcap) where a
+        soft-cap is set (Bello et al. 2017; Gemma 2). One forward for all, since ZeRO 3 brings the weights
+        here only while the module is called.
         """
         if targets is None or weights is None:
-            return F.linear(hidden, self.weight)
+            return capped(F.linear(hidden, self.weight, self.bias), self.softcap)
         # Asked here: inside the function the weight always looks as if its gradient were wanted.
         wanted = torch.is_grad_enabled()
         flat = hidden.reshape(-1, hidden.shape[-1])
-        loss: Tensor = _LinearCrossEntropy.apply(
-            flat, self.weight, targets.reshape(-1), weights.reshape(-1), wanted
-        )
-        return loss
+        sums: Tensor = _LinearCrossEntropy.apply(
+            flat, self.weight, self.bias, targets.reshape(-1), weights.reshape(-1),
+            z_loss, self.softcap, wanted, count_hits,
+        )  # fmt: skip
+        return sums
+
+
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """softcap * tanh(logits / softcap)."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """sum_n w_n * (logsumexp(z_n) - z_n[t_n]) with z = H W^T, in chunks of rows.
+    """sum_n w_n * (logsumexp(z_n) - z_n[t_n]) with z = H W^T + b, in chunks of rows.
 
     The gradient dz = w_n * (softmax(z_n) - onehot(t_n)) is taken in the same pass, while a chunk's logits are
-    there, so nothing is computed twice and memory holds ROWS x V numbers instead of N x V.
+    there, so nothing is computed twice and memory holds ROWS x V numbers instead of N x V. The z-loss adds
+    2 * z_loss * w_n * logsumexp(z_n) * softmax(z_n), the soft-cap multiplies by 1 - (z / cap)^2.
+
+    The first two sums have one gradient, so they must be added with one factor: the upstream of the first.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, wanted: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor,
+        z_loss: float,
+        softcap: float | None,
+        wanted: bool,
+        count_hits: bool,
     ) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        total = torch.zeros(3, dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wanted else None
         grad_weight = torch.zeros_like(weight) if wanted else None
+        grad_bias = torch.zeros_like(bias) if wanted and bias is not None else None
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
             chunk, target, w = hidden[rows], targets[rows, None], weights[rows, None]
-            logits = F.linear(chunk, weight).float()  # bf16 where autocast is on; the softmax is fp32
+            logits = F.linear(chunk, weight, bias).float()  # bf16 where autocast is on; the softmax is fp32
+            bent = None
+            if softcap is not None:
+                logits = capped(logits, softcap)
+                bent = 1 - (logits / softcap).square()
             picked = logits.gather(1, target)
-            highest = logits.max(1, keepdim=True).values
+            highest, likeliest = logits.max(1, keepdim=True)
             exponents = logits.sub_(highest).exp_()
             sums = exponents.sum(1, keepdim=True)
-            total += ((sums.log() + highest - picked) * w).sum()
+            log_sums = sums.log() + highest
+            total[0] += ((log_sums - picked) * w).sum()
+            if z_loss:
+                total[1] += z_loss * (log_sums.square() * w).sum()
+            if count_hits:
+                total[2] += ((likeliest == target) * w).sum()
             if grad_hidden is not None and grad_weight is not None:
-                gradient = exponents.mul_(w / sums)
+                factor = w * (1 + 2 * z_loss * log_sums) if z_loss else w
+                gradient = exponents.mul_(factor / sums)
                 gradient.scatter_add_(1, target, -w)
+                if bent is not None:
+                    gradient.mul_(bent)
                 grad_hidden[rows] = gradient @ weight
                 grad_weight += gradient.T @ chunk
+                if grad_bias is not None:
+                    grad_bias += gradient.sum(0)
         if grad_hidden is not None and grad_weight is not None:
-            ctx.save_for_backward(grad_hidden, grad_weight)
+            ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * upstream[0], grad_weight * upstream[0], None, None, None
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        scale = upstream[0][0]
+        grads = [None if g is None else g * scale for g in ctx.saved_tensors]
+        return (*grads, None, None, None, None, None, None)
