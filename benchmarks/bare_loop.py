@@ -23,7 +23,8 @@ from torch import Tensor
 
 import llm
 from cluster.recipe import load_recipe
-from llm.model.gpt import GPT
+from llm.model import Model
+from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, OptimizerSettings, PretrainSettings
 from llm.train.schedule import learning_rate
 
@@ -45,7 +46,7 @@ def random_batch(
     return x, y
 
 
-def make_optimizer(model: GPT, settings: OptimizerSettings) -> torch.optim.AdamW:
+def make_optimizer(model: Model, settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW, with weight decay for matrices alone."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -61,15 +62,15 @@ def make_optimizer(model: GPT, settings: OptimizerSettings) -> torch.optim.AdamW
     )
 
 
-def mean_loss(model: GPT, x: Tensor, y: Tensor, bf16: bool) -> Tensor:
+def mean_loss(model: Model, x: Tensor, y: Tensor, bf16: bool) -> Tensor:
     """Mean cross-entropy of the next tokens, by the model's own loss: stacks are compared, not kernels."""
     weights = torch.ones(y.shape, device=y.device)
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
-        return model.loss_sum(x, y, weights) / y.numel()
+        return model.losses(Inputs(x, y, weights))[0] / y.numel()
 
 
 def train_step(
-    model: GPT, optimizer: torch.optim.AdamW, x: Tensor, y: Tensor, bf16: bool, lr: float, clip: float
+    model: Model, optimizer: torch.optim.AdamW, x: Tensor, y: Tensor, bf16: bool, lr: float, clip: float
 ) -> float:
     """One update; the loss before it."""
     loss = mean_loss(model, x, y, bf16)
@@ -84,7 +85,7 @@ def train_step(
 
 
 def train(
-    model: GPT, tokens: npt.NDArray[np.uint16], settings: PretrainSettings, device: torch.device
+    model: Model, tokens: npt.NDArray[np.uint16], settings: PretrainSettings, device: torch.device
 ) -> Iterator[Step]:
     """The settings' steps, one after the other."""
     optimizer, chance = make_optimizer(model, settings.optimizer), np.random.default_rng(settings.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from data_jobs.tokenizer import MODEL_FILE, Tokenizer, load_tokenizer
 
 Verify = Literal["start", "read"]
 _VERIFY_AT_START_BYTES = 2 << 30
+_NONE = np.zeros(0, np.int64)
 
 
 def open_corpus(path: str | Path, verify: Verify | None = None) -> Corpus:
@@ -101,22 +102,50 @@ class TokenStream:
 
         Raises RunError where a chunk is damaged.
         """
-        if not 0 <= start <= stop <= self.tokens:
-            raise ValueError(f"tokens [{start}, {stop}) of a stream of {self.tokens}")
-        if start == stop:
-            return np.zeros(0, _dtype(self.width))
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        last = int(np.searchsorted(self._starts, stop, side="left")) - 1
-        parts = []
-        for number in range(first, last + 1):
-            base, end = int(self._starts[number]), int(self._starts[number + 1])
-            parts.append(self._shards[number].read(max(start, base) - base, min(stop, end) - base))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._check_range(start, stop)
+        parts = [shard.tokens.read(first, last) for shard, _, first, last in self._parts(start, stop)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.zeros(0, _dtype(self.width))
+
+    def document_bounds(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Bounds of the documents that begin in [start, stop): where each begins, then where the last ends.
+
+        Empty where none begins there. Raises RunError where a chunk is damaged.
+        """
+        self._check_range(start, stop)
+        found = [base + shard.document_bounds(first, last) for shard, base, first, last in self._parts(start, stop)]
+        found = [bounds for bounds in found if len(bounds)]
+        # A shard holds whole documents: where one's last document ends, the next one's first begins.
+        return np.concatenate([*(bounds[:-1] for bounds in found), found[-1][-1:]]) if found else _NONE
+
+    def sentence_ends(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Where the sentences of these documents end (exclusive), rising; the last of each before its eos.
+
+        Raises RunError where a chunk is damaged.
+        """
+        self._check_range(start, stop)
+        found = [base + shard.sentence_ends(first, last) for shard, base, first, last in self._parts(start, stop)]
+        return np.concatenate(found) if found else _NONE
 
     def check(self) -> None:
         """Check every chunk."""
         for shard in self._shards:
             shard.check()
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.tokens:
+            raise ValueError(f"tokens [{start}, {stop}) of a stream of {self.tokens}")
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[_OpenShard, int, int, int]]:
+        """The shards in which [start, stop) lies: the shard, its first token, and the range in it."""
+        if start == stop:
+            return
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        last = int(np.searchsorted(self._starts, stop, side="left")) - 1
+        for number in range(first, last + 1):
+            base, end = int(self._starts[number]), int(self._starts[number + 1])
+            yield self._shards[number], base, max(start, base) - base, min(stop, end) - base
 
 
 class _OpenShard:
@@ -124,47 +153,82 @@ class _OpenShard:
 
     def __init__(self, folder: Path, shard: Shard, width: int) -> None:
         self._path, self._shard, self._width = folder / shard.name, shard, width
-        self._checked: npt.NDArray[np.bool_] | None = None
+        self._buffers: dict[str, _Buffer] = {}
 
     @functools.cached_property
     def _file(self) -> ShardFile:
         file = ShardFile(self._path, self._shard.digest)
-        at, chunks, size = file.buffers["tokens.values"]
+        at, _, size = file.buffers["tokens.values"]
         if at != self._shard.values_at or size != self._shard.tokens * self._width:
             raise RunError(
                 f"{self._path}: damaged, {size} bytes of tokens at {at}; the index says "
                 f"{self._shard.tokens * self._width} at {self._shard.values_at}"
             )
-        self._checked = np.zeros(len(chunks), bool)
         return file
 
     @functools.cached_property
-    def _values(self) -> npt.NDArray[Any]:
-        return np.memmap(
-            self._file.path,
-            _dtype(self._width),
-            "r",
-            offset=self._shard.values_at,
-            shape=(self._shard.tokens,),
-        )
+    def _bytes(self) -> npt.NDArray[np.uint8]:
+        return np.memmap(self._file.path, np.uint8, "r")
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        file = self._file
-        checked = self._checked
-        assert checked is not None
-        first = start * self._width // CHUNK_BYTES
-        last = (stop * self._width - 1) // CHUNK_BYTES
-        if not checked[first : last + 1].all():
-            for number in range(first, last + 1):
-                if not checked[number]:
-                    file.check_chunk("tokens.values", number)
-                    checked[number] = True
-        return np.asarray(self._values[start:stop])
+    @property
+    def tokens(self) -> _Buffer:
+        """All tokens."""
+        return self._buffer("tokens.values")
+
+    def document_bounds(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Bounds of the documents that begin in [start, stop); see `TokenStream.document_bounds`."""
+        first, last = self._documents(start, stop)
+        # All offsets of a shard are checked at once: they are searched, and few beside the tokens.
+        return self._offsets("tokens")[first : last + 1] if last > first else _NONE
+
+    def sentence_ends(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Ends of the sentences of these documents; see `TokenStream.sentence_ends`."""
+        first, last = self._documents(start, stop)
+        if first == last:
+            return _NONE
+        begins, lists = self._offsets("tokens")[first:last], self._offsets("sentence_ends")[first : last + 1]
+        inside = self._buffer("sentence_ends.values").read(int(lists[0]), int(lists[-1]))
+        return np.repeat(begins, np.diff(lists)) + inside
 
     def check(self) -> None:
         self._file.check()
-        assert self._checked is not None
-        self._checked[:] = True
+        for name in ("tokens.values", "tokens.offsets", "sentence_ends.values", "sentence_ends.offsets"):
+            self._buffer(name).checked[:] = True
+
+    def _documents(self, start: int, stop: int) -> tuple[int, int]:
+        first, last = np.searchsorted(self._offsets("tokens")[:-1], [start, stop])
+        return int(first), int(last)
+
+    def _offsets(self, column: str) -> npt.NDArray[np.int64]:
+        return self._buffer(f"{column}.offsets").read(0, self._shard.documents + 1)
+
+    def _buffer(self, name: str) -> _Buffer:
+        if name not in self._buffers:
+            at, chunks, size = self._file.buffers[name]
+            kinds = {"tokens.values": _dtype(self._width), "sentence_ends.values": np.dtype("<u4")}
+            values = self._bytes[at : at + size].view(kinds.get(name, "<i8"))
+            self._buffers[name] = _Buffer(self._file, name, values, len(chunks))
+        return self._buffers[name]
+
+
+class _Buffer:
+    """One buffer of a shard as an array; each chunk is checked when it is first read."""
+
+    def __init__(self, file: ShardFile, name: str, values: npt.NDArray[Any], chunks: int) -> None:
+        self._file, self._name, self._values, self._width = file, name, values, values.dtype.itemsize
+        self.checked = np.zeros(chunks, bool)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Items [start, stop), not copied."""
+        first = start * self._width // CHUNK_BYTES
+        last = (stop * self._width - 1) // CHUNK_BYTES
+        checked = self.checked
+        if not checked[first : last + 1].all():
+            for number in range(first, last + 1):
+                if not checked[number]:
+                    self._file.check_chunk(self._name, number)
+                    checked[number] = True
+        return np.asarray(self._values[start:stop])
 
 
 def _dtype(width: int) -> np.dtype[Any]:

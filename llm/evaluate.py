@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +14,71 @@ import torch
 from cluster.errors import UserError, run_command
 from data_jobs import open_corpus
 from data_jobs.cleaning import clean_text
+from llm.data.samples import MicroBatch
 from llm.data.validation import Validation, validation_of_corpus, validation_of_tokens
 from llm.loading import Loaded, load
+from llm.settings import PretrainSettings
+from llm.tasks.metrics import perplexity, share_interval
 from llm.train.group import Group
 from llm.train.objective import Objective
-from llm.train.validate import TextLoss, text_loss
-from llm.train.worker import split_size
+from llm.train.validate import Measured, measure
+from llm.train.worker import make_rule, split_size
 
 
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     loaded = load(options.run)
-    length = loaded.settings["pretrain"]["length"]
+    is_bert = loaded.model.settings.kind == "bert"
     if options.text:
-        rows, tokens, size = _text_rows(loaded, Path(options.text), length, options.batch)
+        if is_bert:
+            raise UserError("--text is for a gpt: a bert is measured on the pairs of sentences of its corpus")
+        rows, tokens, size = _text_rows(loaded, Path(options.text), _length(loaded), options.batch)
         what = options.text
     else:
-        rows, tokens, size = _corpus_rows(loaded, options.split, length, options.batch)
+        rows, tokens, size = _corpus_rows(loaded, options.split, options.batch)
         what = f"{loaded.settings['corpus']['path']} {options.split}"
-    objective = Objective(loaded.model, options.precision or loaded.settings["pretrain"]["precision"]).eval()
+    objective = Objective(loaded.model, options.precision or _trained(loaded, "precision", "fp32")).eval()
+    guesses = _Guesses(loaded.tokenizer.vocab_size)
     with torch.no_grad():
-        found = text_loss(objective, rows, tokens, size, Group(0, 1, torch.device("cpu")))
-    result = _result(found, loaded, what, length)
+        found = measure(loaded.model, objective, guesses.watch(rows), Group(0, 1, torch.device("cpu")))
+    if is_bert:
+        result = _bert_result(found, loaded, what, guesses)
+    else:
+        result = _gpt_result(found, loaded, what, size * rows.tokens / tokens)
     if options.json:
         print(json.dumps(result))
     else:
-        print(
-            f"{what}: loss {found.loss:.4f} nats a token, perplexity {found.perplexity:.2f}, "
-            f"{found.bits_per_byte:.4f} bits per byte ({found.tokens:,} tokens, {size:,} bytes, step "
-            f"{loaded.step}, non-overlapping windows of {length})"
-        )
+        print(_bert_words(result) if is_bert else _gpt_words(result))
     return 0
+
+
+class _Guesses:
+    """How often each token had to be guessed: what a guess of the most frequent one is worth."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.counts = np.zeros(vocab_size)
+
+    def watch(self, rows: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        """The rows, counted as they pass."""
+        for micro in rows:
+            self.counts += np.bincount(
+                micro.targets.ravel(), micro.weights.ravel(), minlength=len(self.counts)
+            )
+            yield micro
+
+    @property
+    def unigram_accuracy(self) -> float:
+        """Accuracy of always guessing the token that is most frequent among these very targets."""
+        return float(self.counts.max() / self.counts.sum())
+
+
+def _trained(loaded: Loaded, name: str, otherwise: Any) -> Any:
+    """A setting of the training; `otherwise` for an imported model."""
+    return loaded.settings.get("pretrain", {}).get(name, otherwise)
+
+
+def _length(loaded: Loaded) -> int:
+    return int(_trained(loaded, "length", loaded.model.settings.context))
 
 
 def _text_rows(loaded: Loaded, file: Path, length: int, batch: int) -> tuple[Validation, int, int]:
@@ -64,25 +99,75 @@ def _text_rows(loaded: Loaded, file: Path, length: int, batch: int) -> tuple[Val
     return validation_of_tokens(ids, length, batch), len(ids), len(text.encode())
 
 
-def _corpus_rows(loaded: Loaded, split: str, length: int, batch: int) -> tuple[Validation, int, int]:
+def _corpus_rows(loaded: Loaded, split: str, batch: int) -> tuple[Validation, int, int]:
+    if "corpus" not in loaded.settings:
+        raise UserError("an imported model has no corpus of its own: give --text FILE")
     corpus = open_corpus(loaded.settings["corpus"]["path"])
     if corpus.corpus_id != loaded.settings["corpus"]["corpus_id"]:
         raise UserError(f"{corpus.path}: not the corpus that the run was trained on; give --text FILE")
     tokens, size = split_size(corpus, split)
-    return validation_of_corpus(corpus, split, length, batch), tokens, size
+    trained = PretrainSettings.model_validate(loaded.settings["pretrain"])
+    rule = make_rule(corpus, loaded.model.settings, trained)
+    return validation_of_corpus(corpus, split, trained.length, batch, rule=rule), tokens, size
 
 
-def _result(found: TextLoss, loaded: Loaded, what: str, length: int) -> dict[str, Any]:
+def _gpt_result(found: Measured, loaded: Loaded, what: str, size: float) -> dict[str, Any]:
     return {
         "text": what,
         "step": loaded.step,
-        "tokens": found.tokens,
-        "bytes": round(found.bytes),
+        "tokens": round(found.counts["tokens"]),
+        "bytes": round(size),
         "loss": found.loss,
-        "perplexity": found.perplexity,
-        "bits_per_byte": found.bits_per_byte,
-        "windows": f"non-overlapping, {length} tokens",
+        "perplexity": perplexity(found.loss, 1),
+        "bits_per_byte": found.bits_per_byte(size),
+        "windows": f"non-overlapping, {_length(loaded)} tokens",
     }
+
+
+def _gpt_words(result: dict[str, Any]) -> str:
+    return (
+        f"{result['text']}: loss {result['loss']:.4f} nats a token, perplexity {result['perplexity']:.2f}, "
+        f"{result['bits_per_byte']:.4f} bits per byte ({result['tokens']:,} tokens, {result['bytes']:,} "
+        f"bytes, step {result['step']}, windows {result['windows']})"
+    )
+
+
+def _bert_result(found: Measured, loaded: Loaded, what: str, guesses: _Guesses) -> dict[str, Any]:
+    """Masked loss and accuracies; a BERT gives no probability of a text, so no bits per byte."""
+    means, pairs = found.means, round(found.counts["pairs"])
+    result = {
+        "text": what,
+        "step": loaded.step,
+        "masked_tokens": round(found.counts["tokens"]),
+        "mlm_loss": means["mlm_loss"],
+        "pseudo_perplexity": perplexity(means["mlm_loss"], 1),
+        "masked_accuracy": means["masked_accuracy"],
+        "unigram_accuracy": guesses.unigram_accuracy,
+    }
+    if pairs:
+        low, high = share_interval(means["nsp_accuracy"], pairs)
+        result |= {
+            "pairs": pairs,
+            "nsp_loss": means["nsp_loss"],
+            "nsp_accuracy": means["nsp_accuracy"],
+            "nsp_accuracy_interval": [low, high],
+        }
+    return result
+
+
+def _bert_words(result: dict[str, Any]) -> str:
+    words = (
+        f"{result['text']}: masked loss {result['mlm_loss']:.4f} nats, pseudo-perplexity "
+        f"{result['pseudo_perplexity']:.2f}, masked accuracy {result['masked_accuracy']:.4f} (the most "
+        f"frequent token: {result['unigram_accuracy']:.4f}) over {result['masked_tokens']:,} tokens"
+    )
+    if "pairs" in result:
+        low, high = result["nsp_accuracy_interval"]
+        words += (
+            f"; next sentence accuracy {result['nsp_accuracy']:.4f} (95 %: {low:.4f} to {high:.4f}) over "
+            f"{result['pairs']:,} pairs"
+        )
+    return f"{words}; step {result['step']}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.errors import RunError, UserError
 from data_jobs.tokenizer import Tokenizer, load_tokenizer
-from llm.model.gpt import GPT
+from llm.model import Model, make_model
 from llm.settings import ModelSettings
 from llm.train.checkpoints.load import CheckpointReader, newest_weights
 from llm.train.run_folder import RunFolder
@@ -19,21 +19,21 @@ from llm.train.run_folder import RunFolder
 class Loaded:
     """What `llm.load` gives: the model in evaluation mode, its tokenizer, the run's settings, the step."""
 
-    model: GPT
+    model: Model
     tokenizer: Tokenizer
     settings: dict[str, Any]
     step: int
     checkpoint: Path
 
 
-def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = None, seed: int = 0) -> GPT:
+def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = None, seed: int = 0) -> Model:
     """A model with fresh weights: of a run's settings, or of model settings and a vocabulary's size."""
     if not isinstance(settings, ModelSettings):
         vocab_size = vocab_size or settings["corpus"]["vocab_size"]
         settings = ModelSettings.model_validate(settings["model"])
     if vocab_size is None:
         raise UserError("llm.build: model settings alone do not say vocab_size: give it, or a run's settings")
-    return GPT(settings, vocab_size, seed)
+    return make_model(settings, vocab_size, seed)
 
 
 def load(run: str | Path) -> Loaded:

@@ -19,6 +19,7 @@ from benchmarks.loader import memory_row
 from benchmarks.rows import Row, table, write_result
 from benchmarks.train import WARM_UP, Pair, rate_of, row_of
 from cluster.errors import RunError, UserError
+from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
@@ -117,7 +118,8 @@ def test_bare_loop_and_our_engine_compute_the_same() -> None:
         assert torch.equal(x[:, 1:], y[:, :-1])
         rate = learning_rate(step, settings.steps, settings.optimizer.lr, settings.schedule)
         theirs = bare_loop.train_step(bare, optimizer, x, y, False, rate, settings.optimizer.clip)
-        summed = engine.accumulate(x, y, torch.ones(x.shape), 1 / x.numel(), last=True)
+        scales = torch.full((2,), 1 / x.numel())
+        summed = engine.accumulate(Inputs(x, y, torch.ones(x.shape)), scales, last=True)[0]
         engine.step(rate)
         assert summed.item() / x.numel() == pytest.approx(theirs, abs=1e-5)
 

@@ -37,31 +37,46 @@ def epoch_keys(seed: int, source: str, epoch: int) -> EpochKeys:
 class Lanes:
     """The order of one source: T tokens as a cyclic stream, N = T div L samples an epoch.
 
+    Where a plan says how many samples there are, N is that number, and the order is one of samples (C5).
     K = N where the source has at most 2^33 tokens (16 GiB of uint16), else min(N, lanes); R = N div K.
     """
 
-    def __init__(self, source: str, tokens: int, length: int, seed: int, lanes: int = DEFAULT_LANES) -> None:
+    def __init__(
+        self,
+        source: str,
+        tokens: int,
+        length: int,
+        seed: int,
+        lanes: int = DEFAULT_LANES,
+        planned: int | None = None,
+    ) -> None:
+        """`planned`: the samples of an epoch by the source's plan."""
         if length < 1 or lanes < 1:
             raise UserError(f"sequence length and lanes must be at least 1, got {length} and {lanes}")
-        if tokens < length + 1:
+        if planned is not None and planned < 1:
+            raise UserError(
+                f"source '{source}' has {tokens} tokens, and no sample of length {length} in them"
+            )
+        if planned is None and tokens < length + 1:
             raise UserError(
                 f"source '{source}' has {tokens} tokens, and one sample of length {length} needs "
                 f"{length + 1}; take a shorter length, give the source more text, or leave it out"
             )
         self.source, self.tokens, self.length, self.seed = source, tokens, length, seed
-        self.samples = tokens // length
+        self.planned = planned is not None
+        self.samples = tokens // length if planned is None else planned
         self.lanes = self.samples if tokens <= FULL_SHUFFLE_TOKENS else min(self.samples, lanes)
         self.rows = self.samples // self.lanes
 
     @cached_property
     def unread(self) -> int:
-        """Tokens that an epoch leaves out, T mod L: others in each epoch, since the phase moves."""
-        return self.tokens % self.length
+        """Tokens that an epoch leaves out, T mod L: others in each epoch, as the phase moves. By plan: 0."""
+        return 0 if self.planned else self.tokens % self.length
 
     def start(self, position: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Start token of each position p: e = p div N, (phi + i*L) mod T, phi = H64(key, "phase") mod T.
 
-        The sample is the L+1 tokens from there, cyclically.
+        The sample is the L+1 tokens from there, cyclically. By plan: the sample's number i in [0, N).
         """
         epoch = position // self.samples
         first = int(epoch[0]) if epoch.size else 0
@@ -91,6 +106,8 @@ class Lanes:
         return i
 
     def _start(self, epoch: int, q: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if self.planned:
+            return self.index(epoch, q)
         phase = epoch_keys(self.seed, self.source, epoch).phase % self.tokens
         start = self.index(epoch, q) * self.length
         start += phase

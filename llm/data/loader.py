@@ -7,27 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.errors import RunError, UserError
-from data_jobs.hashes import MASK64, h64
+from data_jobs.hashes import MASK64
 from llm.data.batches import BatchPlan, affinity_order, micro_steps, worker_slice
 from llm.data.order import Order
-from llm.data.samples import Batch, MicroBatch, micro_batch_of
-from llm.data.streams import Corpus, read_cyclic
+from llm.data.rows import Origin, row_maker
+from llm.data.samples import Batch, Picks
+from llm.data.streams import Corpus
 
 STEPS_AT_ONCE = 16  # the order's cost is per call, source and epoch: 3 times the samples/s of single batches
-
-
-class _Mine(NamedTuple):
-    """This worker's samples of a step."""
-
-    numbers: npt.NDArray[np.int64]
-    source: npt.NDArray[np.int64]
-    start: npt.NDArray[np.int64]
 
 
 class Loader:
@@ -54,43 +45,35 @@ class Loader:
                 "at least 1 each, and the worker within the number of workers"
             )
         plan.check_world(world)
-        self._streams = [corpus.stream(source.name, split) for source in order.sources]
-        for source, stream in zip(order.sources, self._streams, strict=True):
+        origins = [Origin(s.name, corpus.stream(s.name, split), s.plan) for s in order.sources]
+        for source, (_, stream, _) in zip(order.sources, origins, strict=True):
             if stream.tokens != source.tokens:
                 raise RunError(
                     f"source '{source.name}' of corpus {corpus.corpus_id} has {stream.tokens} tokens in "
                     f"split '{split}', the order was made for {source.tokens}: this is another corpus"
                 )
+        self._rows = row_maker(order.rule, origins)
         self.order, self.plan, self.rank, self.world = order, plan, rank, world
         self.micro_batch, self.prefetch = micro_batch, prefetch
         self.wait_seconds = 0.0  # that consumers of `iterate` waited for data, in all
-        self._block: tuple[int, list[_Mine]] = (-1, [])
+        self._block: tuple[int, list[Picks]] = (-1, [])
 
     def batch(self, step: int) -> Batch:
         """This worker's part of the batch at a step."""
         mine = self._mine(step)
-        size, length = self.plan.batch_size(step), self.order.length
-        micro: list[MicroBatch] = []
-        digest = 0
-        for index in range(micro_steps(size, self.world, self.micro_batch)):
-            windows = np.zeros((self.micro_batch, length + 1), "<u4")
-            rows = slice(index * self.micro_batch, (index + 1) * self.micro_batch)
-            numbers = np.full(self.micro_batch, -1, np.int64)
-            here = mine.numbers[rows]
-            numbers[: len(here)] = here
-            places = zip(mine.source[rows].tolist(), mine.start[rows].tolist(), strict=True)
-            for window, number, (source, start) in zip(windows, here.tolist(), places, strict=False):
-                read_cyclic(self._streams[source], start, window)
-                digest += h64(number, window.tobytes())
-            targets = np.zeros(self.micro_batch, np.int64)
-            targets[: len(here)] = length
-            micro.append(micro_batch_of(windows, targets, numbers))
+        micro, digest = [], 0
+        for index in range(micro_steps(self.plan.batch_size(step), self.world, self.micro_batch)):
+            here = mine.part(slice(index * self.micro_batch, (index + 1) * self.micro_batch))
+            made, seen = self._rows.make(here, self.micro_batch)
+            micro.append(made)
+            digest += seen
         return Batch(
             step=step,
             numbers=self.plan.numbers(step),
             next_number=self.plan.next_number(step + 1),
             micro=micro,
-            tokens=size * length,
+            tokens=int(sum(m.weights.sum(dtype=np.int64) for m in micro)),
+            pairs=float(sum(m.next_weights.sum() for m in micro if m.next_weights is not None)),
             digest=digest & MASK64,
         )
 
@@ -101,7 +84,7 @@ class Loader:
     def _waited(self, seconds: float) -> None:
         self.wait_seconds += seconds
 
-    def _mine(self, step: int) -> _Mine:
+    def _mine(self, step: int) -> Picks:
         """This worker's samples of a step; the order is asked for a block of steps at once."""
         block, at = divmod(step, STEPS_AT_ONCE)
         kept = self._block
@@ -109,7 +92,7 @@ class Loader:
             kept = self._block = (block, self._ask(block * STEPS_AT_ONCE))
         return kept[1][at]
 
-    def _ask(self, first: int) -> list[_Mine]:
+    def _ask(self, first: int) -> list[Picks]:
         numbers = self.plan.numbers(first, STEPS_AT_ONCE)
         cuts, end = [], 0
         for step in range(first, first + STEPS_AT_ONCE):
@@ -118,10 +101,9 @@ class Loader:
             if self.plan.groups > 1:
                 batch = batch[affinity_order(self.order.positions(batch)[1], batch, self.plan.groups)]
             cuts.append(batch[worker_slice(len(batch), self.rank, self.world)])
-        source, start = self.order.rows(np.concatenate(cuts))
-        ends = np.cumsum([len(cut) for cut in cuts])[:-1]
-        parts = zip(cuts, np.split(source, ends), np.split(start, ends), strict=True)
-        return [_Mine(*part) for part in parts]
+        picks = self.order.picks(np.concatenate(cuts))
+        ends = np.cumsum([len(cut) for cut in cuts])
+        return [picks.part(slice(end - len(cut), end)) for cut, end in zip(cuts, ends, strict=True)]
 
 
 class Prefetch(Iterator[Batch]):

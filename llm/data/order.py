@@ -1,9 +1,10 @@
-"""Sample number to (source, start token): the order of a run as a pure function of values (C1 with C2)."""
+"""Sample number to (source, start token or planned sample): the order as a pure function (C1 with C2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ import numpy.typing as npt
 from cluster.errors import UserError
 from llm.data.lanes import DEFAULT_LANES, Lanes
 from llm.data.mixture import Mixture, Weight, cycle_length, exact, realised_weights, share_out
+from llm.data.plans import Plan, plan_of
+from llm.data.rules import Rule, StreamRule
+from llm.data.samples import Picks
 from llm.data.streams import Corpus
 
 
@@ -21,6 +25,12 @@ class Source:
 
     name: str
     tokens: int
+    plan: Plan | None = None  # for a rule that packs
+
+    def lanes(self, length: int, seed: int, lanes: int) -> Lanes:
+        """Its own order. UserError where it has too little text for a sample."""
+        planned = None if self.plan is None else self.plan.samples
+        return Lanes(self.name, self.tokens, length, seed, lanes, planned)
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Order:
     """The order of one segment of a run. Memory: the mixture's table (6 MB at most), whatever the corpus.
 
     `counts` are the mixture's q_k: their sum Q is its cycle, their ratios its weights. Raises UserError for
-    a source with fewer than length + 1 tokens.
+    a source with fewer than length + 1 tokens, or without a sample in its plan.
     """
 
     def __init__(
@@ -48,11 +58,17 @@ class Order:
         length: int,
         seed: int,
         lanes: int = DEFAULT_LANES,
+        rule: Rule | None = None,
     ) -> None:
+        """`rule`: how samples are made (default: cut from the stream); one that packs needs plans."""
         _check_sources(sources, counts, "counts")
+        self.rule: Rule = rule or StreamRule(length)
+        assert self.rule.length == length
+        assert all((s.plan is None) == isinstance(self.rule, StreamRule) for s in sources)
         self.sources, self.length, self.seed = tuple(sources), length, seed
         self.max_lanes = lanes
-        self._lanes = [Lanes(s.name, s.tokens, length, seed, lanes) for s in sources]
+        self._lanes = [source.lanes(length, seed, lanes) for source in sources]
+        self._samples = np.array([lanes.samples for lanes in self._lanes], np.int64)
         self._mixture = Mixture([int(count) for count in counts])
 
     @classmethod
@@ -64,17 +80,17 @@ class Order:
         length: int,
         seed: int,
         lanes: int = DEFAULT_LANES,
+        rule: Rule | None = None,
     ) -> Order:
         """Mix by weight (None: by size, each sample of each source equally often) for `planned` samples."""
+        samples = [source.lanes(length, seed, lanes).samples for source in sources]  # tells who is too short
         if weights is None:
-            weights = [source.tokens // length for source in sources]
+            weights = samples
         _check_sources(sources, weights, "weights")
-        for source in sources:
-            Lanes(source.name, source.tokens, length, seed, lanes)  # tells a source that is too short
         counts = share_out(weights, cycle_length(weights, planned))
         if len(sources) == 1:
             counts = [1]  # one source has nothing to place, so its order does not hang on the plan
-        return cls(sources, counts, length, seed, lanes)
+        return cls(sources, counts, length, seed, lanes, rule)
 
     @classmethod
     def from_repeats(
@@ -109,7 +125,7 @@ class Order:
 
     @property
     def samples_per_epoch(self) -> list[int]:
-        """N_k = T_k div L."""
+        """N_k = T_k div L, or those of the plans."""
         return [lanes.samples for lanes in self._lanes]
 
     @property
@@ -123,6 +139,11 @@ class Order:
         """Sample numbers to (source index, position in that source)."""
         return self._mixture.locate(numbers)
 
+    def picks(self, numbers: npt.NDArray[np.int64]) -> Picks:
+        """Sample numbers to what the samples are made from. As with `rows`, ask for many at once."""
+        source, position = self._mixture.locate(numbers)
+        return Picks(numbers, source, position // self._samples[source], self.starts(source, position))
+
     def rows(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Sample numbers to (source index, start token): the sample is the L+1 tokens from there, cyclically.
 
@@ -132,7 +153,7 @@ class Order:
         return source, self.starts(source, position)
 
     def starts(self, source: npt.NDArray[np.int64], position: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Start tokens of (source index, position)."""
+        """Start tokens of (source index, position); by plan, samples i."""
         if len(self._lanes) == 1:
             return self._lanes[0].start(position)
         by_source = np.argsort(source.astype(np.uint16), kind="stable")  # radix sort: 16 bits
@@ -158,15 +179,18 @@ class Order:
 
     def describe(self) -> dict[str, Any]:
         """All values that the order depends on, for the checkpoint: equal descriptions are equal orders."""
+        plan = {} if isinstance(self.rule, StreamRule) else {"plan": self.rule.describe_plan()}
         return {
             "sources": [
                 {"name": source.name, "tokens": source.tokens, "count": count}
+                | ({"samples": source.plan.samples} if source.plan else {})
                 for source, count in zip(self.sources, self.counts, strict=True)
             ],
             "length": self.length,
             "seed": self.seed,
             "lanes": self.max_lanes,
-            "rule": "stream",
+            "rule": self.rule.name,
+            **plan,
         }
 
 
@@ -178,8 +202,13 @@ def order_of_corpus(
     length: int,
     seed: int,
     lanes: int = DEFAULT_LANES,
+    rule: Rule | None = None,
+    plans: str | Path | None = None,
 ) -> Order:
-    """The order over a split of a corpus: all its sources by size, or those named in `weights` by weight."""
+    """The order over a split of a corpus: all its sources by size, or those named in `weights` by weight.
+
+    `plans`: the folder that keeps the plans of a rule that packs (None: they are made each time).
+    """
     there = corpus.sources(split)
     names = there if weights is None else list(weights)
     missing = [name for name in names if name not in there]
@@ -188,9 +217,18 @@ def order_of_corpus(
             f"split '{split}' of the corpus has no source {', '.join(repr(name) for name in missing)}; "
             f"it has: {', '.join(there) or 'none'}"
         )
-    sources = [Source(name, corpus.stream(name, split).tokens) for name in sorted(names)]
+    sources = [
+        Source(
+            name,
+            corpus.stream(name, split).tokens,
+            None
+            if rule is None or isinstance(rule, StreamRule)
+            else plan_of(corpus, split, name, rule, plans),
+        )
+        for name in sorted(names)
+    ]
     by_name = None if weights is None else [weights[source.name] for source in sources]
-    return Order.from_weights(sources, by_name, planned, length, seed, lanes)
+    return Order.from_weights(sources, by_name, planned, length, seed, lanes, rule)
 
 
 def _check_sources(sources: Sequence[Source], values: Sequence[Any], what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,15 @@ class Stream(Protocol):
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Tokens [start, stop) for 0 <= start <= stop <= T, uint16 or uint32, checked against digests."""
+
+    def document_bounds(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Bounds of the documents that begin in [start, stop): where each begins, then where the last ends.
+
+        Empty where none begins there.
+        """
+
+    def sentence_ends(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Where the sentences of these documents end (exclusive), rising; the last of each before its eos."""
 
 
 class Corpus(Protocol):
@@ -34,10 +44,19 @@ class Corpus(Protocol):
 
 
 class ArrayStream:
-    """A stream over an array: the tokens of a text file, or of a test."""
+    """A stream over an array: the tokens of a text file, or of a test.
 
-    def __init__(self, tokens: npt.NDArray[Any]) -> None:
-        self._tokens = tokens
+    `eos` ends each document (None: it is one document); `sentence_ends` are positions in the array (None:
+    each document is one sentence).
+    """
+
+    def __init__(
+        self,
+        tokens: npt.NDArray[Any],
+        eos: int | None = None,
+        sentence_ends: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self._tokens, self._eos, self._sentence_ends = tokens, eos, sentence_ends
 
     @property
     def tokens(self) -> int:
@@ -47,6 +66,29 @@ class ArrayStream:
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Tokens [start, stop), not copied."""
         return self._tokens[start:stop]
+
+    def document_bounds(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """See `Stream`. What comes after the last eos is a document, too."""
+        bounds = self._bounds
+        first, last = np.searchsorted(bounds[:-1], [start, stop])
+        return bounds[first : last + 1] if last > first else bounds[:0]
+
+    def sentence_ends(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """See `Stream`."""
+        bounds = self.document_bounds(start, stop)
+        if not len(bounds):
+            return bounds
+        if self._sentence_ends is not None:
+            first, last = np.searchsorted(self._sentence_ends, bounds[[0, -1]], side="right")
+            return self._sentence_ends[first:last]
+        ends = bounds[1:] - (self._tokens[bounds[1:] - 1] == self._eos)
+        return ends[ends > bounds[:-1]]
+
+    @cached_property
+    def _bounds(self) -> npt.NDArray[np.int64]:
+        ends = np.flatnonzero(self._tokens == self._eos) + 1 if self._eos is not None else np.zeros(0, int)
+        bounds = np.concatenate([np.zeros(1, np.int64), ends, [len(self._tokens)]])
+        return np.unique(bounds)
 
 
 def read_cyclic(stream: Stream, start: int, out: npt.NDArray[np.uint32]) -> None:

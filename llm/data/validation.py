@@ -1,8 +1,11 @@
-"""The rows of an evaluation: every token of a split predicted exactly once, always the same (C7)."""
+"""The rows of an evaluation: a split once, always the same (C7)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,65 +14,85 @@ import numpy.typing as npt
 from cluster.errors import UserError
 from llm.data.batches import micro_steps, worker_slice
 from llm.data.mixture import share_out
-from llm.data.samples import MicroBatch, micro_batch_of
-from llm.data.streams import ArrayStream, Corpus, Stream, read_cyclic
+from llm.data.plans import plan_of
+from llm.data.rows import Origin, SentenceRows
+from llm.data.rules import Rule, SentenceRule, StreamRule, evaluation_rule
+from llm.data.samples import MicroBatch, Picks, micro_batch_of
+from llm.data.streams import ArrayStream, Corpus, read_cyclic
 
 
 class Validation:
-    """Rows of several streams, one stream after the other, cut among workers as one batch.
+    """Rows of several sources, one source after the other, cut among workers as one batch.
 
-    Row i of a stream of T tokens: inputs [i*L, i*L + L), targets one further, modulo T; i = 0..N-1 with
-    N = T div L, then one row for the T mod L tokens that are left, padded with weight 0. The stream being
-    cyclic, each of its T tokens is a target exactly once, token 0 after the final eos.
+    Stream: row i of a source of T tokens has the inputs [i*L, i*L + L), and the targets one further, modulo
+    T; i = 0..N-1 with N = T div L, then one row for the T mod L tokens that are left, padded with weight 0.
+    The stream being cyclic, each of its T tokens is a target exactly once, token 0 after the final eos.
+
+    A BERT's rules: the samples i = 0..N-1 of each source, with pairs and masks of a key that is fixed.
     """
 
     def __init__(
         self,
-        streams: Sequence[Stream],
-        length: int,
+        origins: Sequence[Origin],
+        rule: StreamRule | SentenceRule,
         micro_batch: int,
         rank: int = 0,
         world: int = 1,
         max_rows: int | None = None,
     ) -> None:
-        """`max_rows`: only so many rows, shared by the streams in proportion, the first ones of each."""
-        if length < 1 or micro_batch < 1 or not 0 <= rank < world:
+        """`max_rows`: only so many rows, shared by the sources in proportion, the first ones of each."""
+        if rule.length < 1 or micro_batch < 1 or not 0 <= rank < world:
             raise UserError(
-                f"evaluation of length {length}, micro-batch {micro_batch}, worker {rank} of {world}: "
+                f"evaluation of length {rule.length}, micro-batch {micro_batch}, worker {rank} of {world}: "
                 "at least 1 each, and the worker within the number of workers"
             )
-        self._streams = [stream for stream in streams if stream.tokens > 0]
-        rows = [-(-stream.tokens // length) for stream in self._streams]
-        if not rows:
+        self._origins = [origin for origin in origins if _count_rows(origin, rule)]
+        counts = [_count_rows(origin, rule) for origin in self._origins]
+        if not counts:
             raise UserError("there is no token to evaluate on; prepare the corpus with a larger val share")
-        if max_rows is not None and max_rows < sum(rows):
-            rows = share_out(rows, max_rows)
-        self._ends = np.cumsum(rows)
-        self.length, self.micro_batch, self.rank, self.world = length, micro_batch, rank, world
-        self.rows = sum(rows)
+        if max_rows is not None and max_rows < sum(counts):
+            counts = share_out(counts, max_rows)
+        self._counts, self._ends, self._rule = counts, np.cumsum(counts), rule
+        self._maker = SentenceRows(rule, self._origins) if isinstance(rule, SentenceRule) else None
+        self.length, self.micro_batch, self.rank, self.world = rule.length, micro_batch, rank, world
+        self.rows = sum(counts)
         self.micro_steps = micro_steps(self.rows, world, micro_batch)
-        self.tokens = sum(min(n * length, s.tokens) for n, s in zip(rows, self._streams, strict=True))
+
+    @cached_property
+    def tokens(self) -> int:
+        """Of all rows and workers. Stream: targets. A BERT: tokens of text, of which it guesses a share."""
+        if self._maker is not None:
+            return sum(self._maker.text_tokens(source, count) for source, count in enumerate(self._counts))
+        sizes = (origin.stream.tokens for origin in self._origins)
+        return sum(min(n * self.length, size) for n, size in zip(self._counts, sizes, strict=True))
 
     def __iter__(self) -> Iterator[MicroBatch]:
         """This worker's micro-batches: `micro_steps` of them, on each worker, the last with padding rows."""
         mine = worker_slice(self.rows, self.rank, self.world)
         for step in range(self.micro_steps):
             first = mine.start + step * self.micro_batch
-            windows = np.zeros((self.micro_batch, self.length + 1), np.uint32)
-            targets = np.zeros(self.micro_batch, np.int64)
-            numbers = np.full(self.micro_batch, -1, np.int64)
-            for at, row in enumerate(range(first, min(first + self.micro_batch, mine.stop))):
-                numbers[at] = row
-                targets[at] = self._read(row, windows[at])
-            yield micro_batch_of(windows, targets, numbers)
+            numbers = np.arange(first, min(first + self.micro_batch, mine.stop))
+            source = np.searchsorted(self._ends, numbers, side="right")
+            row = numbers - np.concatenate([[0], self._ends])[source]
+            yield self._make(numbers, source, row)
 
-    def _read(self, row: int, window: npt.NDArray[np.uint32]) -> int:
-        """Fill the window of a row; the number of its targets."""
-        k = int(np.searchsorted(self._ends, row, side="right"))
-        start = (row - (int(self._ends[k - 1]) if k else 0)) * self.length
-        targets = min(self.length, self._streams[k].tokens - start)
-        read_cyclic(self._streams[k], start, window[: targets + 1])
-        return targets
+    def _make(
+        self, numbers: npt.NDArray[np.int64], source: npt.NDArray[np.int64], row: npt.NDArray[np.int64]
+    ) -> MicroBatch:
+        padded = np.full(self.micro_batch, -1, np.int64)
+        padded[: len(numbers)] = numbers
+        if self._maker is not None:
+            # Masks by source and row: the rows of a part of an evaluation are rows of the whole one.
+            picks = Picks(row + (source << 40), source, np.zeros_like(row), row)
+            return replace(self._maker.make(picks, self.micro_batch)[0], numbers=padded)
+        windows = np.zeros((self.micro_batch, self.length + 1), np.uint32)
+        targets = np.zeros(self.micro_batch, np.int64)
+        for at, (k, i) in enumerate(zip(source.tolist(), row.tolist(), strict=True)):
+            stream = self._origins[k].stream
+            targets[at] = min(self.length, stream.tokens - i * self.length)
+            read_cyclic(stream, i * self.length, windows[at, : targets[at] + 1])
+        assert isinstance(self._rule, StreamRule)
+        return micro_batch_of(windows, targets, padded, self._rule.eos)
 
 
 def validation_of_corpus(
@@ -81,11 +104,20 @@ def validation_of_corpus(
     world: int = 1,
     max_rows: int | None = None,
     sources: Sequence[str] | None = None,
+    rule: Rule | None = None,
+    plans: str | Path | None = None,
 ) -> Validation:
-    """The evaluation rows of a split: of all its sources in name order, or of those named."""
-    names = sorted(corpus.sources(split)) if sources is None else sources
-    streams = [corpus.stream(name, split) for name in names]
-    return Validation(streams, length, micro_batch, rank, world, max_rows)
+    """The evaluation rows of a split: of all its sources in name order, or of those named.
+
+    `rule`: that of the training (default: stream); `plans`: the folder that keeps plans.
+    """
+    fixed = evaluation_rule(rule or StreamRule(length))
+    assert fixed.length == length
+    origins = []
+    for name in sorted(corpus.sources(split)) if sources is None else sources:
+        plan = plan_of(corpus, split, name, fixed, plans) if isinstance(fixed, SentenceRule) else None
+        origins.append(Origin(name, corpus.stream(name, split), plan))
+    return Validation(origins, fixed, micro_batch, rank, world, max_rows)
 
 
 def validation_of_tokens(
@@ -95,6 +127,18 @@ def validation_of_tokens(
     rank: int = 0,
     world: int = 1,
     max_rows: int | None = None,
+    eos: int | None = None,
 ) -> Validation:
-    """The evaluation rows of one array, such as a text file's tokens with eos at the end."""
-    return Validation([ArrayStream(tokens)], length, micro_batch, rank, world, max_rows)
+    """The evaluation rows of one array, such as a text file's tokens with eos at the end.
+
+    `eos`: attention stays inside each document.
+    """
+    rule = StreamRule(length, eos)
+    return Validation([Origin("tokens", ArrayStream(tokens))], rule, micro_batch, rank, world, max_rows)
+
+
+def _count_rows(origin: Origin, rule: StreamRule | SentenceRule) -> int:
+    if isinstance(rule, SentenceRule):
+        assert origin.plan is not None
+        return origin.plan.samples
+    return -(-origin.stream.tokens // rule.length)

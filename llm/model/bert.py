@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from llm.model.head import LMHead
 from llm.model.init import initialise
 from llm.model.inputs import Inputs
+from llm.model.losses import cross_entropy
 from llm.model.parts import activate, make_norm
 from llm.model.transformer import Transformer
 from llm.settings import GATED, ModelSettings
@@ -90,9 +91,9 @@ class BERT(Transformer):
         if self.next_head is None or inputs.next_labels is None or inputs.next_weights is None:
             return masked, masked.new_zeros(2)
         logits = self.next_logits(hidden_BTD)
-        nats = F.cross_entropy(logits, inputs.next_labels, reduction="none")
-        right = (logits.argmax(1) == inputs.next_labels).float()
-        return masked, (torch.stack((nats, right)) * inputs.next_weights).sum(1)
+        nats = cross_entropy(logits, inputs.next_labels, inputs.next_weights)
+        right = ((logits.argmax(1) == inputs.next_labels) * inputs.next_weights).sum()
+        return masked, torch.stack((nats, right))
 
 
 def _take(hidden_BTD: Tensor, positions_BK: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ class Transformer(nn.Module):
         """The last states [B, T, D] (normalised, where the model is pre-norm).
 
         documents: attention and positions stay inside equal numbers. caches: one a layer, which hold `past`
-        earlier tokens of each row. ValueError where the row is longer than the context.
+        earlier tokens of each row; documents then has theirs in front, [B, past + T]. ValueError where the
+        row is longer than the context.
         """
         length = ids_BT.shape[1]
         if past + length > self.settings.context:
@@ -71,7 +72,7 @@ class Transformer(nn.Module):
         there = torch.arange(past + length, device=ids_BT.device)
         places = there[past:]
         if documents_BT is not None:
-            places = places_in_documents(documents_BT, there)
+            places = places_in_documents(documents_BT, there)[:, past:]
         x_BTD = self._embed(ids_BT, places, segments_BT)
         sight = self._sight(there[past:], there, places, documents_BT, x_BTD)
         for layer, block in enumerate(self.blocks):
@@ -102,7 +103,7 @@ class Transformer(nn.Module):
         if settings.position == "rotary":
             cos, sin = self.get_buffer("rotary_cos")[places], self.get_buffer("rotary_sin")[places]
             rotary = (cos, sin) if places.dim() == 1 else (cos[:, None], sin[:, None])
-        if documents is not None and self._has_kernel_of_runs(x_BTD):
+        if documents is not None and len(asks) == len(there) and self._has_kernel_of_runs(x_BTD):
             return Sight(rotary, causal, None, None, runs_of(documents), settings.window)
         # Plain causal attention of whole rows is the kernel's own; a single token sees all that is there.
         plain = causal and len(asks) == len(there)

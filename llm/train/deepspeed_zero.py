@@ -28,9 +28,10 @@ if not torch.cuda.is_available():
 import deepspeed
 import torch.distributed as dist
 
+from llm.model.inputs import Inputs
 from llm.settings import OptimizerSettings
 from llm.train.engine import OPTIMIZER_STATES, STATES, Fragment, create_adam_state, make_adamw, set_adam_step
-from llm.train.objective import Objective
+from llm.train.objective import Objective, What
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # It prints at each start that its operator is built. (The attribute `deepspeed.comm.torch` is torch itself.)
@@ -40,6 +41,7 @@ warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", Fu
 
 
 BUCKET = 500_000_000
+BUCKET_UNIT = 1024  # ZeRO 1 and 2 refuse one that is no multiple of 2
 
 
 def zero_config(
@@ -49,7 +51,7 @@ def zero_config(
 
     Buckets are no larger than the model: DeepSpeed allocates a whole one (2 GB at its default) in each step.
     """
-    bucket = max(1, min(BUCKET, parameters))
+    bucket = min(BUCKET, -(-parameters // BUCKET_UNIT) * BUCKET_UNIT)
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -118,13 +120,13 @@ class ZeroEngine:
         )
         self._create_states()
 
-    def accumulate(self, ids: Tensor, targets: Tensor, weights: Tensor, scale: float, last: bool) -> Tensor:
+    def accumulate(self, inputs: Inputs, scales: Tensor, last: bool) -> Tensor:
         self.engine.set_gradient_accumulation_boundary(last)
-        loss: Tensor = self.engine(ids, targets, weights)
-        self.engine.backward(loss * (scale * self.world), scale_wrt_gas=False)
+        sums: Tensor = self.engine(inputs)
+        self.engine.backward((sums * (scales * self.world)).sum(), scale_wrt_gas=False)
         if not last:
             self.engine.step()  # counts the micro-batch
-        return loss.detach()
+        return sums.detach()
 
     def step(self, lr: float) -> float:
         norm = None
@@ -137,9 +139,9 @@ class ZeroEngine:
         return float(norm if norm is not None else self.engine.get_global_grad_norm())
 
     @torch.no_grad()
-    def forward(self, ids: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Inputs, what: What) -> Tensor:
         self.engine.eval()
-        result: Tensor = self.engine(ids, targets, weights)
+        result: Tensor = self.engine(inputs, what)
         self.engine.train()
         return result
 

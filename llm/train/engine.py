@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from llm.model.inputs import Inputs
 from llm.settings import OptimizerSettings
-from llm.train.objective import Objective
+from llm.train.objective import Objective, What
 
 OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq")
 STATES = ("weight", *OPTIMIZER_STATES)
@@ -35,8 +36,8 @@ class Engine(Protocol):
     objective: Objective
     partitioned: bool
 
-    def accumulate(self, ids: Tensor, targets: Tensor, weights: Tensor, scale: float, last: bool) -> Tensor:
-        """Add the gradient of scale * summed loss; returns the summed loss, detached.
+    def accumulate(self, inputs: Inputs, scales: Tensor, last: bool) -> Tensor:
+        """Add the gradient of the summed losses times `scales` [terms]; returns the sums [terms], detached.
 
         `last` marks the batch's last micro-batch, after which gradients are summed over the workers.
         """
@@ -46,8 +47,8 @@ class Engine(Protocol):
         """Clip, update the weights, clear the gradients; returns the gradient's norm before clipping."""
         ...
 
-    def forward(self, ids: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-        """Logits or summed loss without gradients. At ZeRO 3 all workers must call it together."""
+    def forward(self, inputs: Inputs, what: What) -> Tensor:
+        """What the objective gives, without gradients. At ZeRO 3 all workers must call it together."""
         ...
 
     def held(self) -> list[Fragment]:

@@ -17,7 +17,7 @@ from llm.train.checkpoints.load import CheckpointReader
 from llm.train.checkpoints.save import committed_folders
 from llm.train.progress import Progress
 from llm.train.run_folder import RunFolder
-from llm.train.worker import Job, check_goes_on, even_micro_batch, make_order, work_here
+from llm.train.worker import Job, check_goes_on, even_micro_batch, make_order, make_rule, work_here
 
 STOP_SECONDS = 60.0  # how long the workers may take for the checkpoint after a signal
 
@@ -28,15 +28,19 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, ru
         raise UserError(
             f"pretrain.length is {settings.length} tokens, model.context {model.context}: a sample must fit"
         )
+    for name, wanted in (("packing", settings.packing != "stream"), ("confine", settings.confine)):
+        if model.kind == "bert" and wanted:
+            raise UserError(f"pretrain.{name} is for a gpt, model.kind is bert: its samples are sentences")
     if not corpus.sources("train"):
         raise UserError(f"{corpus.path}: its train split is empty")
-    order = make_order(corpus, settings)  # refuses weights and sources that cannot be mixed
-    for newest in committed_folders(run.checkpoints)[:1]:
-        with contextlib.suppress(RunError):  # damaged: the workers pass it over, with a warning
-            check_goes_on(CheckpointReader(newest), order, settings)
-    if len(order.sources) > 1:
-        shares = ", ".join(f"{s.name} {w:.4g}" for s, w in zip(order.sources, order.weights, strict=True))
-        print(f"samples by source: {shares}", file=sys.stderr)
+    if make_rule(corpus, model, settings).name == "stream":  # others read the whole corpus: the workers do
+        order = make_order(corpus, settings)  # refuses weights and sources that cannot be mixed
+        for newest in committed_folders(run.checkpoints)[:1]:
+            with contextlib.suppress(RunError):  # damaged: the workers pass it over, with a warning
+                check_goes_on(CheckpointReader(newest), order, settings)
+        if len(order.sources) > 1:
+            shares = ", ".join(f"{s.name} {w:.4g}" for s, w in zip(order.sources, order.weights, strict=True))
+            print(f"samples by source: {shares}", file=sys.stderr)
     rows = even_micro_batch(settings.batch, settings.workers, settings.micro_batch)
     if wasted := padding(settings.batch, settings.workers, rows):
         print(

@@ -15,6 +15,7 @@ from cluster.fault_points import fault_point
 from data_jobs.hashes import h64
 from llm.data.loader import Loader
 from llm.data.samples import Batch, MicroBatch
+from llm.model.inputs import Inputs
 from llm.settings import PretrainSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
@@ -43,7 +44,8 @@ class Parts:
 class StepSums:
     """What the workers add up in each step's one exchange."""
 
-    loss: float
+    losses: dict[str, float]  # of each term of the loss its mean over the batch
+    loss: float  # what the model is trained for: their sum, without the z-loss
     digest: int
     stop: bool
     committed_step: int
@@ -60,8 +62,8 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
     with parts.loader.iterate(state.step, settings.steps) as batches:
         for batch in batches:
             fault_point("train.step", step=batch.step + 1, rank=parts.group.rank)
-            loss = _accumulate(parts, batch)
-            sums = _exchange(parts, batch, loss)
+            counts = _count(parts, batch)
+            sums = _exchange(parts, batch, counts, _accumulate(parts, batch, counts))
             if not math.isfinite(sums.loss):
                 raise RunError(
                     f"step {batch.step + 1}: the loss is {sums.loss}; stopped before it reached the weights "
@@ -75,10 +77,14 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                     f"(samples {batch.numbers[0]} to {batch.numbers[-1]}); the last checkpoint is good"
                 )
             state = replace(
-                state, step=batch.step + 1, next_number=batch.next_number, tokens=state.tokens + batch.tokens
+                state,
+                step=batch.step + 1,
+                next_number=batch.next_number,
+                tokens=state.tokens + settings.batch * settings.length,
             )
             values = {
                 "loss": sums.loss,
+                **(sums.losses if len(sums.losses) > 1 else {}),
                 "lr": rate,
                 "grad_norm": norm,
                 "sample_digest": f"{sums.digest:016x}",
@@ -106,30 +112,45 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
     return state, values
 
 
-def _accumulate(parts: Parts, batch: Batch) -> float:
-    """Gradients of sum over real tokens / the batch's real tokens; returns this worker's summed loss."""
-    total = torch.zeros((), dtype=torch.float64, device=parts.group.device)
+def _count(parts: Parts, batch: Batch) -> dict[str, float]:
+    """What the terms of the loss are divided by: targets and pairs with weight of the whole batch."""
+    tokens, pairs = parts.group.sum([batch.tokens, batch.pairs])
+    return {"tokens": tokens, "pairs": pairs}
+
+
+def _accumulate(parts: Parts, batch: Batch, counts: dict[str, float]) -> list[float]:
+    """Gradients of sums over real tokens / the batch's real tokens; returns this worker's sums by term."""
+    units = parts.engine.objective.model.terms.values()
+    scales = torch.tensor(
+        [1 / counts[unit] if counts[unit] else 0.0 for unit in units], device=parts.group.device
+    )
+    total = torch.zeros(len(scales), dtype=torch.float64, device=parts.group.device)
     for i, micro in enumerate(batch.micro):
         # Dropout is the one thing here that draws: equal to the bit for the same layout of workers.
         torch.manual_seed(h64(parts.settings.seed, "dropout", batch.step, int(micro.numbers[0])) >> 1)
-        ids, targets, weights = tensors_of(micro, parts.group.device)
-        total += parts.engine.accumulate(
-            ids, targets, weights, 1 / batch.tokens, last=i == len(batch.micro) - 1
-        )
-    return total.item()
+        inputs = inputs_of(micro, parts.group.device)
+        total += parts.engine.accumulate(inputs, scales, last=i == len(batch.micro) - 1)
+    return total.tolist()
 
 
-def _exchange(parts: Parts, batch: Batch, loss: float) -> StepSums:
+def _exchange(parts: Parts, batch: Batch, counts: dict[str, float], sums: list[float]) -> StepSums:
     first = parts.group.rank == 0
-    total, stop, committed, *digest = parts.group.sum(
+    stop, committed, *rest = parts.group.sum(
         [
-            loss,
             float(first and parts.stop_wanted()),
             float(parts.saver.committed_step + 1 if first else 0),
             *split_digest(batch.digest),
+            *sums,
         ]
     )
-    return StepSums(total / batch.tokens, join_digest(digest), stop > 0, int(committed) - 1)
+    terms = parts.engine.objective.model.terms
+    losses = {
+        name: total / counts[unit]
+        for (name, unit), total in zip(terms.items(), rest[4:], strict=True)
+        if counts[unit] and (name != "z_loss" or parts.settings.z_loss)
+    }
+    loss = sum(value for name, value in losses.items() if name != "z_loss")
+    return StepSums(losses, loss, join_digest(rest[:4]), stop > 0, int(committed) - 1)
 
 
 def _look(parts: Parts, state: RunState) -> dict[str, float]:
@@ -143,12 +164,13 @@ def _look(parts: Parts, state: RunState) -> dict[str, float]:
     return found
 
 
-def tensors_of(micro: MicroBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs_of(micro: MicroBatch, device: torch.device) -> Inputs:
     """A micro-batch on the device."""
-    return tuple(  # type: ignore[return-value]
-        torch.from_numpy(array).to(device, non_blocking=True)
-        for array in (micro.inputs, micro.targets, micro.weights)
-    )
+    arrays = (
+        micro.inputs, micro.targets, micro.weights, micro.positions, micro.documents, micro.segments,
+        micro.next_labels, micro.next_weights,
+    )  # fmt: skip
+    return Inputs._make(None if a is None else torch.from_numpy(a) for a in arrays).to(device)
 
 
 class _Clock:

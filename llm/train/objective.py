@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from llm.model.gpt import GPT
+from llm.model import Model
+from llm.model.inputs import Inputs
+
+What = Literal["losses", "measures", "logits"]
 
 
 class Objective(nn.Module):
@@ -15,16 +20,17 @@ class Objective(nn.Module):
     the same with every engine, and the weights stay fp32.
     """
 
-    def __init__(self, model: GPT, precision: str) -> None:
+    def __init__(self, model: Model, precision: str, z_loss: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.bf16 = precision == "bf16"
+        self.z_loss = z_loss
 
-    def forward(
-        self, ids_BT: Tensor, targets_BT: Tensor | None = None, weights_BT: Tensor | None = None
-    ) -> Tensor:
-        """Summed loss where targets are given, else logits."""
-        with torch.autocast(ids_BT.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            if targets_BT is None or weights_BT is None:
-                return self.model(ids_BT)
-            return self.model.loss_sum(ids_BT, targets_BT, weights_BT)
+    def forward(self, inputs: Inputs, what: What = "losses") -> Tensor:
+        """Sums in the order of the model's `terms` or `measured`, or logits."""
+        with torch.autocast(inputs.ids.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            if what == "losses":
+                return self.model.losses(inputs, self.z_loss)
+            if what == "measures":
+                return self.model.measures(inputs)
+            return self.model(inputs.ids)

@@ -6,9 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llm.model.inputs import Inputs
 from llm.settings import OptimizerSettings
 from llm.train.engine import OPTIMIZER_STATES, Fragment, create_adam_state, make_adamw, set_adam_step
-from llm.train.objective import Objective
+from llm.train.objective import Objective, What
 
 
 class PlainEngine:
@@ -24,12 +25,12 @@ class PlainEngine:
         self.optimizer = make_adamw(objective, optimizer)
         create_adam_state(self.optimizer, self.parameters)
 
-    def accumulate(self, ids: Tensor, targets: Tensor, weights: Tensor, scale: float, last: bool) -> Tensor:
-        loss: Tensor = self.objective(ids, targets, weights)
-        (loss * scale).backward()
+    def accumulate(self, inputs: Inputs, scales: Tensor, last: bool) -> Tensor:
+        sums: Tensor = self.objective(inputs)
+        (sums * scales).sum().backward()
         if last and self.world > 1:
             self._sum_gradients()
-        return loss.detach()
+        return sums.detach()
 
     def step(self, lr: float) -> float:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -43,9 +44,9 @@ class PlainEngine:
         return norm.item()
 
     @torch.no_grad()
-    def forward(self, ids: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Inputs, what: What) -> Tensor:
         self.objective.eval()
-        result: Tensor = self.objective(ids, targets, weights)
+        result: Tensor = self.objective(inputs, what)
         self.objective.train()
         return result
 

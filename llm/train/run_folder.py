@@ -20,7 +20,10 @@ from llm.settings import ModelSettings, PretrainSettings
 
 FORMAT = "manta-run-1"
 # Plan fields on which the order of the samples hangs: they cannot change in mid-run until a run has segments.
-ORDER_FIELDS = ("pretrain.batch", "pretrain.length", "pretrain.lanes", "pretrain.weights", "corpus.corpus_id")
+ORDER_FIELDS = (
+    "pretrain.batch", "pretrain.length", "pretrain.lanes", "pretrain.weights", "pretrain.packing",
+    "corpus.corpus_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def plans(self) -> Path:
+        """How the corpus' documents are grouped into samples; made anew where it is missing."""
+        return self.path / "plans"
 
     @property
     def tokenizer(self) -> Path:

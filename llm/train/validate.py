@@ -1,48 +1,59 @@
-"""Loss on held-out text: summed over every token, and what it is a byte."""
+"""What a model is worth on held-out rows: sums over all workers, and the means and bits per byte of them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llm.data.validation import Validation
+from llm.data.samples import MicroBatch
+from llm.model import Model
+from llm.model.inputs import Inputs
+from llm.tasks.metrics import bits_per_byte
 from llm.train.group import Group
+from llm.train.loop import inputs_of
+from llm.train.objective import What
 
-Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+Forward = Callable[[Inputs, What], Tensor]
 
 
 @dataclass(frozen=True)
-class TextLoss:
-    """Summed loss in nats over `tokens` tokens, and the UTF-8 bytes of cleaned text that they stand for."""
+class Measured:
+    """Sums by name (`measured` of the model), and what they are sums over."""
 
-    loss_sum: float
-    tokens: int
-    bytes: float
+    sums: dict[str, float]
+    units: dict[str, str]
+    counts: dict[str, float]  # weight of the targets and of the pairs
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Each sum over its count; those over nothing are left out."""
+        return {
+            name: total / self.counts[self.units[name]]
+            for name, total in self.sums.items()
+            if self.counts[self.units[name]]
+        }
 
     @property
     def loss(self) -> float:
-        """Mean nats a token."""
-        return self.loss_sum / self.tokens
+        """Mean nats: of a token, and of a pair where there are pairs."""
+        return sum(value for name, value in self.means.items() if name.endswith("loss"))
 
-    @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Summed nats of every token, document ends included, / ln 2 / bytes of the cleaned text."""
-        return self.loss_sum / math.log(2) / self.bytes
+    def bits_per_byte(self, size: float) -> float:
+        """Of a GPT; `size`: UTF-8 bytes of the text that was seen."""
+        return bits_per_byte(self.sums["loss"], size)
 
 
-def text_loss(forward: Forward, rows: Validation, all_tokens: int, all_bytes: int, group: Group) -> TextLoss:
-    """Evaluate `rows` on all workers together. A part of the split counts its share of the split's bytes."""
-    total = torch.zeros((), dtype=torch.float64)
+def measure(model: Model, forward: Forward, rows: Iterable[MicroBatch], group: Group) -> Measured:
+    """Evaluate `rows` on all workers together."""
+    units = dict(model.measured)
+    total = torch.zeros(len(units), dtype=torch.float64)
+    tokens = pairs = 0.0
     for micro in rows:
-        tensors = (torch.from_numpy(a).to(group.device) for a in (micro.inputs, micro.targets, micro.weights))
-        total += forward(*tensors).double().cpu()
-    loss_sum = group.sum([float(total)])[0]
-    return TextLoss(loss_sum, rows.tokens, all_bytes * rows.tokens / all_tokens)
+        total += forward(inputs_of(micro, group.device), "measures").double().cpu()
+        tokens += float(micro.weights.sum(dtype="f8"))
+        pairs += 0.0 if micro.next_weights is None else float(micro.next_weights.sum(dtype="f8"))
+    tokens, pairs, *sums = group.sum([tokens, pairs, *total.tolist()])
+    return Measured(dict(zip(units, sums, strict=True)), units, {"tokens": tokens, "pairs": pairs})

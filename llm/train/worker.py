@@ -16,10 +16,13 @@ from cluster.errors import RunError, UserError
 from data_jobs import open_corpus
 from llm.data.batches import BatchPlan, micro_steps
 from llm.data.loader import Loader
+from llm.data.masking import vocabulary_of
 from llm.data.order import Order, order_of_corpus
+from llm.data.rules import Rule, rule_of
 from llm.data.validation import validation_of_corpus
+from llm.model import Model, make_model
 from llm.model.generation import generate
-from llm.model.gpt import GPT
+from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import CheckpointReader, load_newest
@@ -31,7 +34,7 @@ from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
 from llm.train.run_folder import RunFolder, environment
 from llm.train.tracking import MetricsFile, Sink, Tracker
-from llm.train.validate import text_loss
+from llm.train.validate import Measured, measure
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,13 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
     # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     corpus = open_corpus(job.corpus, settings.verify)
-    order = make_order(corpus, settings)
+    rule = make_rule(corpus, model_settings, settings)
+    order = shared_order(corpus, settings, rule, folder, group)
     plan = BatchPlan([(0, settings.batch)])
     micro_batch = even_micro_batch(settings.batch, group.world, settings.micro_batch)
-    model = GPT(model_settings, corpus.tokenizer.vocab_size, settings.seed).to(group.device)
-    engine = make_engine(Objective(model, settings.precision), settings, group, micro_batch)
+    model = make_model(model_settings, corpus.tokenizer.vocab_size, settings.seed).to(group.device)
+    objective = Objective(model, settings.precision, settings.z_loss)
+    engine = make_engine(objective, settings, group, micro_batch)
     if group.rank == 0:
         sweep_torn(folder.checkpoints)
         places.write_json(folder.deepspeed, engine.describe())
@@ -118,9 +123,12 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
         if not val_tokens:
             return {}
         batch = settings.validation.batch
-        rows = validation_of_corpus(corpus, "val", settings.length, batch, group.rank, group.world, max_rows)
-        found = text_loss(engine.forward, rows, val_tokens, val_bytes, group)
-        return {"val_loss": found.loss, "bits_per_byte": found.bits_per_byte}
+        rows = validation_of_corpus(
+            corpus, "val", settings.length, batch, group.rank, group.world, max_rows, rule=rule,
+            plans=folder.plans,
+        )  # fmt: skip
+        found = measure(model, engine.forward, rows, group)
+        return validation_values(found, val_bytes * rows.tokens / val_tokens)
 
     def write_samples(step: int) -> None:
         tokenizer, wanted = corpus.tokenizer, settings.samples
@@ -128,7 +136,8 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
             ids = [tokenizer.eos_id, *(int(i) for i in tokenizer.encode(prompt))]
             new = list(
                 generate(
-                    lambda x: engine.forward(x.to(group.device)), ids, wanted.tokens, settings.length,
+                    lambda x: engine.forward(Inputs(x.to(group.device)), "logits"), ids, wanted.tokens,
+                    settings.length,
                     seed=settings.seed, forbidden=tuple(tokenizer.specials.values()),
                 )
             )  # fmt: skip
@@ -165,11 +174,43 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
         tracker.finish(exit_code)
 
 
-def make_order(corpus: Any, settings: PretrainSettings) -> Order:
+def make_rule(corpus: Any, model: ModelSettings, settings: PretrainSettings) -> Rule:
+    """How a sample is made of the corpus: a GPT's by `packing`; a BERT's are pairs or single segments."""
+    kind: Any = settings.packing
+    if model.kind == "bert":
+        kind = "pairs" if model.next_sentence else "segments"
+    return rule_of(
+        kind, settings.length, vocabulary=vocabulary_of(corpus.tokenizer), confine=settings.confine,
+        masking=settings.masking, seed=settings.seed,
+    )  # fmt: skip
+
+
+def make_order(
+    corpus: Any, settings: PretrainSettings, rule: Rule | None = None, plans: Path | None = None
+) -> Order:
     """The order of the training samples: by the recipe's weights, else the corpus' own, else by size."""
     planned = settings.steps * settings.batch
     weights = settings.weights or default_weights(corpus)
-    return order_of_corpus(corpus, "train", weights, planned, settings.length, settings.seed, settings.lanes)
+    return order_of_corpus(
+        corpus, "train", weights, planned, settings.length, settings.seed, settings.lanes, rule=rule,
+        plans=plans,
+    )  # fmt: skip
+
+
+def shared_order(
+    corpus: Any, settings: PretrainSettings, rule: Rule, folder: RunFolder, group: Group
+) -> Order:
+    """The order on each worker; what it must read the whole corpus for is written once, by the first."""
+    first = make_order(corpus, settings, rule, folder.plans) if group.rank == 0 else None
+    group.agree(True)
+    return first or make_order(corpus, settings, rule, folder.plans)
+
+
+def validation_values(found: Measured, size: float) -> dict[str, float]:
+    """The numbers of a validation by their names in metrics.jsonl; `size`: bytes of text that were seen."""
+    if "loss" in found.sums:
+        return {"val_loss": found.loss, "bits_per_byte": found.bits_per_byte(size)}
+    return {"val_loss": found.loss, **{f"val_{name}": value for name, value in found.means.items()}}
 
 
 def check_goes_on(reader: CheckpointReader, order: Order, settings: PretrainSettings) -> None:
@@ -257,7 +298,12 @@ def split_size(corpus: Any, split: str) -> tuple[int, int]:
 
 
 def write_summary(
-    folder: RunFolder, job: Job, settings: PretrainSettings, model: GPT, state: RunState, last: dict[str, Any]
+    folder: RunFolder,
+    job: Job,
+    settings: PretrainSettings,
+    model: Model,
+    state: RunState,
+    last: dict[str, Any],
 ) -> None:
     """The finished run in one file; that it exists says that the run is finished."""
     from llm.train.run_folder import read_lines
@@ -278,6 +324,7 @@ def write_summary(
         "first_val_loss": first,
         "val_loss": last.get("val_loss"),
         "bits_per_byte": last.get("bits_per_byte"),
+        **{name: value for name, value in last.items() if name.startswith("val_")},
         "tokens_per_second": rates[len(rates) // 2] if rates else None,
         "attempts": len({row["attempt"] for row in rows}),
         "state": asdict(state),
@@ -285,7 +332,7 @@ def write_summary(
     places.write_json(folder.summary, summary)
 
 
-def model_size(model: GPT) -> int:
+def model_size(model: Model) -> int:
     """Parameters of the whole model, also where ZeRO 3 has cut them up."""
     return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
 

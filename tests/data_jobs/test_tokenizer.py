@@ -98,6 +98,14 @@ def test_many_characters_and_a_small_vocabulary() -> None:
     assert tokenizer.decode(tokenizer.encode(texts[0])) == texts[0]
 
 
+@pytest.mark.parametrize("texts", [["海海のあい" * 30] * 20, ["海海のあい" * 3000, "海 い"]])
+def test_a_blank_in_a_language_that_has_few_or_none(texts: list[str]) -> None:
+    tokenizer = train_tokenizer(texts, TokenizerSettings(vocab_size=500, character_coverage=0.99))
+    ids = tokenizer.encode("海 い  ")
+    assert tokenizer.decode(ids) == "海 い  " and len(ids) <= 5
+    assert int(tokenizer.piece_lengths[ids].sum()) == len("海 い  ".encode())
+
+
 def test_little_text_gives_a_smaller_vocabulary() -> None:
     tokenizer = train_tokenizer(["a b a b"], TokenizerSettings(vocab_size=5000))
     assert tokenizer.vocab_size < 5000

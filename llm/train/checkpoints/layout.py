@@ -43,7 +43,7 @@ class RunState:
 
     step: int
     next_number: int
-    tokens: int
+    tokens: int  # that went through the model, padding included
     wandb_id: str
     counters: dict[str, int] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from data_jobs.hashes import h64, mix
-from llm.data import ArrayStream
+from llm.data import ArrayStream, Vocabulary
 
 
 @lru_cache(maxsize=64)
@@ -130,3 +130,47 @@ class EndlessCorpus:
 
     def stream(self, source: str, split: str) -> EndlessStream:
         return EndlessStream(self.tokens[source])
+
+
+SPECIALS = {"pad": 0, "unk": 1, "bos": 2, "eos": 3, "cls": 4, "sep": 5, "mask": 6}
+VOCABULARY = Vocabulary(900, SPECIALS, np.random.default_rng(5).random(900) < 0.6)
+
+
+class Text:
+    """A made-up text: documents of sentences of tokens, no special among them, and its stream."""
+
+    def __init__(self, seed: int, documents: int, sentences: int = 12, tokens: int = 14) -> None:
+        draw = np.random.default_rng(seed)
+        self.documents = [
+            [draw.integers(7, 900, draw.integers(1, tokens)) for _ in range(draw.integers(1, sentences))]
+            for _ in range(documents)
+        ]
+        parts, ends, at = [], [], 0
+        self.bounds = [0]
+        for document in self.documents:
+            for sentence in document:
+                parts.append(sentence)
+                at += len(sentence)
+                ends.append(at)
+            parts.append([3])
+            at += 1
+            self.bounds.append(at)
+        self.tokens = np.concatenate(parts).astype(np.uint16)
+        self.sentence_ends = np.array(ends)
+        self.stream = ArrayStream(self.tokens, 3, self.sentence_ends)
+
+    def document_of(self, token: int) -> int:
+        return int(np.searchsorted(self.bounds, token, side="right")) - 1
+
+
+class TextCorpus:
+    """A corpus of made-up texts: {split: {source: text}}."""
+
+    def __init__(self, splits: dict[str, dict[str, Text]], corpus_id: str = "text") -> None:
+        self.splits, self.corpus_id = splits, corpus_id
+
+    def sources(self, split: str) -> list[str]:
+        return sorted(self.splits[split])
+
+    def stream(self, source: str, split: str) -> ArrayStream:
+        return self.splits[split][source].stream

@@ -98,7 +98,8 @@ def test_values_equal_the_reference_for_any_number_of_workers(world: int) -> Non
         for batch in batches:
             assert batch.step == step and batch.next_number == n
             assert batch.numbers.tolist() == numbers and batch.numbers.dtype == np.int64
-            assert batch.tokens == len(numbers) * LENGTH
+            assert batch.tokens == sum(micro.weights.sum() for micro in batch.micro) and batch.pairs == 0
+        assert sum(batch.tokens for batch in batches) == len(numbers) * LENGTH
         micro_numbers = np.concatenate([micro.numbers for batch in batches for micro in batch.micro])
         assert micro_numbers[micro_numbers >= 0].tolist() == numbers
         assert len({len(batch.micro) for batch in batches}) == 1

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import UserError
 from llm.data import ArrayStream, MicroBatch, Validation, validation_of_corpus, validation_of_tokens
+from llm.data.rows import Origin
+from llm.data.rules import StreamRule
 from tests.llm.data.reference import ArrayCorpus
 
 
@@ -36,7 +38,8 @@ cases = st.tuples(
 def test_every_token_is_predicted_exactly_once(case: tuple[list[int], int, int, int]) -> None:
     sizes, length, micro, world = case
     arrays = [np.arange(size, dtype=np.uint16) + 1_000 * (k + 1) for k, size in enumerate(sizes)]
-    workers = [Validation([ArrayStream(a) for a in arrays], length, micro, r, world) for r in range(world)]
+    origins = [Origin(str(k), ArrayStream(a)) for k, a in enumerate(arrays)]
+    workers = [Validation(origins, StreamRule(length), micro, r, world) for r in range(world)]
     found, shapes, counts = [], set(), set()
     for worker in workers:
         mine = list(worker)
@@ -82,8 +85,8 @@ def test_max_rows_takes_the_first_of_each_source() -> None:
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(1, 9), st.data())
 def test_max_rows_counts_its_tokens(sizes: list[int], length: int, data: st.DataObject) -> None:
     most = data.draw(st.integers(len(sizes), 80))
-    streams = [ArrayStream(np.arange(size, dtype=np.uint16)) for size in sizes]
-    validation = Validation(streams, length, 3, max_rows=most)
+    origins = [Origin(str(k), ArrayStream(np.arange(size, dtype=np.uint16))) for k, size in enumerate(sizes)]
+    validation = Validation(origins, StreamRule(length), 3, max_rows=most)
     assert len(predictions(list(validation))) == validation.tokens
     assert validation.rows == min(most, sum(-(-size // length) for size in sizes))
 

@@ -7,18 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from llm.model.gpt import GPT
+from llm.model import make_model
+from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, OptimizerSettings
 from llm.train.objective import Objective
 from tests.llm.train.processes import run_workers
 
-MODEL = ModelSettings(layers=2, width=33 * 2, heads=3, hidden=70, context=16)  # sizes that do not divide
+SHAPE = {"layers": 2, "width": 33 * 2, "heads": 3, "hidden": 70, "context": 16}  # sizes that do not divide
+MODELS = {kind: ModelSettings.model_validate({"kind": kind, **SHAPE}) for kind in ("gpt", "bert")}
 VOCAB, BATCH, STEPS = 97, 8, 20
 OPTIMIZER = OptimizerSettings(lr=2e-3, clip=1.0)
 
 
-def make_engine(kind: str, world: int, precision: str = "fp32", accumulation: int = 2) -> Any:
-    objective = Objective(GPT(MODEL, VOCAB, seed=3), precision)
+def make_engine(
+    kind: str, world: int, precision: str = "fp32", accumulation: int = 2, model: str = "gpt"
+) -> Any:
+    objective = Objective(make_model(MODELS[model], VOCAB, seed=3), precision)
     if kind == "plain":
         from llm.train.plain import PlainEngine
 
@@ -30,38 +34,62 @@ def make_engine(kind: str, world: int, precision: str = "fp32", accumulation: in
     )
 
 
-def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch_of(step: int, model: str) -> Inputs:
     generator = torch.Generator().manual_seed(step)
     start = torch.randint(0, VOCAB, (BATCH, 1), generator=generator)
     ids = (
         start + 5 * torch.arange(17)
     ) % VOCAB  # learnable: on noise, Adam amplifies the last bit of any sum
     weights = (torch.rand(BATCH, 16, generator=generator) > 0.2).float()  # unequal work for the workers
-    return ids[:, :-1], ids[:, 1:], weights
+    inputs = Inputs(ids[:, :-1], ids[:, 1:], weights)
+    if model == "gpt":
+        return inputs
+    places = torch.rand(BATCH, 16, generator=generator).argsort(1)[:, :5]
+    return Inputs(
+        inputs.ids,  # all shown as they are: quickly learnt
+        inputs.ids.gather(1, places),
+        weights[:, :5],
+        places,
+        (torch.arange(16) >= 12).long().expand(BATCH, 16),  # padding
+        (torch.arange(16) >= 6).long().expand(BATCH, 16),
+        (ids[:, 0] % 2).contiguous(),
+        (torch.arange(BATCH) % 3 > 0).float(),
+    )
+
+
+def part_of(inputs: Inputs, part: int, parts: int) -> Inputs:
+    return Inputs._make(None if t is None else t.chunk(parts)[part] for t in inputs)
 
 
 def train_steps(
-    engine: Any, rank: int, world: int, first: int, last: int, accumulation: int = 2
+    engine: Any, rank: int, world: int, first: int, last: int, accumulation: int = 2, model: str = "gpt"
 ) -> list[Any]:
+    """(losses by term, gradient norm) of each step."""
     records = []
     for step in range(first, last):
-        ids, targets, weights = (t.chunk(world)[rank].chunk(accumulation) for t in batch_of(step))
-        scale = 1 / float(batch_of(step)[2].sum())
-        loss = torch.zeros(())
+        whole = batch_of(step, model)
+        assert whole.weights is not None
+        counts = {"tokens": float(whole.weights.sum())}
+        if whole.next_weights is not None:
+            counts["pairs"] = float(whole.next_weights.sum())
+        units = engine.objective.model.terms.values()
+        scales = torch.tensor([1 / counts[unit] for unit in units])
+        sums = torch.zeros(len(scales))
         for i in range(accumulation):
-            loss += engine.accumulate(ids[i], targets[i], weights[i], scale, last=i == accumulation - 1)
+            micro = part_of(part_of(whole, rank, world), i, accumulation)
+            sums += engine.accumulate(micro, scales, last=i == accumulation - 1)
         if world > 1:
-            torch.distributed.all_reduce(loss)
-        records.append((loss.item() * scale, engine.step(lr=2e-3)))
+            torch.distributed.all_reduce(sums)
+        records.append((*(sums * scales).tolist(), engine.step(lr=2e-3)))
     return records
 
 
 def all_kinds(
-    rank: int, world: int, kinds: tuple[str, ...], precision: str, accumulation: int
+    rank: int, world: int, kinds: tuple[str, ...], precision: str, accumulation: int, model: str
 ) -> dict[str, Any]:
     return {
         kind: train_steps(
-            make_engine(kind, world, precision, accumulation), rank, world, 0, STEPS, accumulation
+            make_engine(kind, world, precision, accumulation, model), rank, world, 0, STEPS, accumulation, model
         )
         for kind in kinds
     }
@@ -70,10 +98,12 @@ def all_kinds(
 KINDS = ("plain", "zero0", "zero1", "zero2", "zero3")
 
 
-@pytest.mark.parametrize(("world", "accumulation"), [(1, 2), (2, 1), (2, 2)])
-def test_stages_and_plain_agree(world: int, accumulation: int) -> None:
+@pytest.mark.parametrize(
+    ("world", "accumulation", "model"), [(1, 2, "gpt"), (2, 1, "gpt"), (2, 2, "gpt"), (2, 2, "bert")]
+)
+def test_stages_and_plain_agree(world: int, accumulation: int, model: str) -> None:
     """fp32, 20 steps: losses and gradient norms of every stage equal plain's within 1e-5 relative."""
-    runs = run_workers(all_kinds, world, KINDS, "fp32", accumulation)[0]
+    runs = run_workers(all_kinds, world, KINDS, "fp32", accumulation, model)[0]
     for kind in KINDS[1:]:
         torch.testing.assert_close(
             torch.tensor(runs[kind]),

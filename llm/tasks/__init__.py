@@ -1,0 +1,1 @@
+"""Outputs to metrics, and later to the tasks of fine-tuning."""
