@@ -114,7 +114,9 @@ class TokenStream:
         Empty where none begins there. Raises RunError where a chunk is damaged.
         """
         self._check_range(start, stop)
-        found = [base + shard.document_bounds(first, last) for shard, base, first, last in self._parts(start, stop)]
+        found = [
+            base + shard.document_bounds(first, last) for shard, base, first, last in self._parts(start, stop)
+        ]
         found = [bounds for bounds in found if len(bounds)]
         # A shard holds whole documents: where one's last document ends, the next one's first begins.
         return np.concatenate([*(bounds[:-1] for bounds in found), found[-1][-1:]]) if found else _NONE
@@ -125,7 +127,9 @@ class TokenStream:
         Raises RunError where a chunk is damaged.
         """
         self._check_range(start, stop)
-        found = [base + shard.sentence_ends(first, last) for shard, base, first, last in self._parts(start, stop)]
+        found = [
+            base + shard.sentence_ends(first, last) for shard, base, first, last in self._parts(start, stop)
+        ]
         return np.concatenate(found) if found else _NONE
 
     def check(self) -> None:

@@ -14,7 +14,7 @@ from cluster.errors import RunError, UserError
 from data_jobs.hashes import MASK64
 from llm.data.batches import BatchPlan, affinity_order, micro_steps, worker_slice
 from llm.data.order import Order
-from llm.data.rows import Origin, row_maker
+from llm.data.rows import TABLE_BYTES, Origin, row_maker
 from llm.data.samples import Batch, Picks
 from llm.data.streams import Corpus
 
@@ -38,7 +38,9 @@ class Loader:
         world: int,
         micro_batch: int,
         prefetch: int = 2,
+        table_bytes: int = TABLE_BYTES,
     ) -> None:
+        """`table_bytes`: memory for what a rule that packs keeps of its groups, beside one group's."""
         if micro_batch < 1 or prefetch < 1 or not 0 <= rank < world:
             raise UserError(
                 f"micro-batch {micro_batch}, prefetch {prefetch}, worker {rank} of {world}: "
@@ -52,7 +54,7 @@ class Loader:
                     f"source '{source.name}' of corpus {corpus.corpus_id} has {stream.tokens} tokens in "
                     f"split '{split}', the order was made for {source.tokens}: this is another corpus"
                 )
-        self._rows = row_maker(order.rule, origins)
+        self._rows = row_maker(order.rule, origins, table_bytes)
         self.order, self.plan, self.rank, self.world = order, plan, rank, world
         self.micro_batch, self.prefetch = micro_batch, prefetch
         self.wait_seconds = 0.0  # that consumers of `iterate` waited for data, in all

@@ -129,7 +129,7 @@ def hide(
     if settings.whole_word:
         _draw_by_word(draws, may, words.starts_word[inputs], counts)
     draws[~may] = np.iinfo(np.uint64).max
-    positions = np.argsort(draws, axis=1)[:, :most]
+    positions = np.argsort(draws, axis=1)[:, :most].copy()
     chosen = np.arange(most) < counts[:, None]
     positions[~chosen] = inputs.shape[1]
     positions.sort(axis=1)

@@ -21,8 +21,8 @@ class Segments(NamedTuple):
     ends: np.ndarray  # [units] int32: where each ends (exclusive), rising
     first: np.ndarray  # [segments + 1] int32: the first unit of each, then the number of units
     limit: np.ndarray  # [segments] int32: the unit after the last one of its document, rising
-    sizes: np.ndarray  # [cuts] int32, rising: tokens from a cut to the end of its segment
-    cuts: np.ndarray  # [cuts] int32: the unit after which each of these stands; a cut is inside a segment
+    cuts: np.ndarray  # [cuts] int32: the unit after which each stands, by size; a cut is inside a segment
+    sizes: np.ndarray  # [cuts], rising: tokens from each cut to the end of its segment
 
     @property
     def samples(self) -> int:
@@ -62,24 +62,31 @@ def cut_segments(bounds: Ints, sentence_ends: Ints, budget: int) -> Segments:
         return Segments(0, none, none, np.zeros(1, np.int32), none, none, none)
     base = int(bounds[0])
     starts, ends, document = _units(bounds, sentence_ends, budget)
-    after = np.searchsorted(document, document, side="right")  # the unit after the document's last
-    following = np.minimum(np.searchsorted(ends, starts + budget, side="right"), after).tolist()
+    opens = np.flatnonzero(np.diff(document, prepend=-1))
+    closes = np.append(opens[1:], len(ends))
+    after = np.repeat(closes, closes - opens)  # the unit after the last one of the document
+    following = memoryview(np.minimum(np.searchsorted(ends, starts + budget, side="right"), after))
     chain, unit = [], 0
     while unit < len(ends):
         chain.append(unit)
         unit = following[unit]
-    first = np.array([*chain, len(ends)])
-    first = _with_two(first, starts, ends, document, budget)
+    first = _with_two(np.array([*chain, len(ends)]), starts, ends, document, budget)
     units = np.arange(len(ends))
     last = np.repeat(first[1:] - 1, np.diff(first))
     cuts = units[units < last]
     sizes = ends[last[cuts]] - ends[cuts]
-    # 16 bits are sorted by radix: 5 times as fast.
-    by_size = np.argsort(sizes.astype(np.uint16 if budget < 1 << 16 else np.int64), kind="stable")
-    arrays = (
-        starts[first[:-1]] - base, ends - base, first, after[first[:-1]], sizes[by_size], cuts[by_size],
-    )  # fmt: skip
-    return Segments(base, *(array.astype(np.int32) for array in arrays))
+    if budget < 1 << 16:
+        sizes = sizes.astype(np.uint16)  # sorted by radix, 5 times as fast
+    by_size = np.argsort(sizes, kind="stable")
+    return Segments(
+        base,
+        (starts[first[:-1]] - base).astype(np.int32),
+        (ends - base).astype(np.int32),
+        first.astype(np.int32),
+        after[first[:-1]].astype(np.int32),
+        cuts[by_size].astype(np.int32),
+        sizes[by_size],
+    )
 
 
 def pair(segments: Segments, segment: int, key: int, sample: int) -> Pair | None:
@@ -109,7 +116,8 @@ def false_part(segments: Segments, segment: int, size: int, draw: int) -> int | 
     drawn with the weight that it has as a true one: 1 / cuts of its segment. So a second part of some length
     is as likely with the one label as with the other: only what stands before it can tell.
     """
-    low, high = np.searchsorted(segments.sizes, [size, size + 1])
+    # Of the same width, or numpy would copy all the sizes for each sample.
+    low, high = np.searchsorted(segments.sizes, np.array([size, size + 1], segments.sizes.dtype))
     cuts = segments.cuts[low:high]
     there = np.searchsorted(segments.first, cuts, side="right") - 1
     weights = 1 / (segments.first[there + 1] - segments.first[there] - 1)

@@ -64,6 +64,44 @@ def test_any_range_equals_the_whole(corpus_folder: Path) -> None:
             stream.read(*bad)
 
 
+def test_documents_and_their_sentences_by_range(corpus_folder: Path) -> None:
+    corpus = open_corpus(corpus_folder, verify="read")
+    stream = corpus.stream("docs", "train")
+    bounds, sentences = [0], []
+    for shard in (shard for shard in corpus.shards if shard.split == "train"):
+        batch = ShardFile(corpus.path / shard.name).batch
+        lists = zip(batch["tokens"].to_pylist(), batch["sentence_ends"].to_pylist(), strict=True)
+        for tokens, ends in lists:
+            sentences.append([bounds[-1] + end for end in ends])
+            bounds.append(bounds[-1] + len(tokens))
+    assert stream.document_bounds(0, stream.tokens).tolist() == bounds
+    draw = np.random.default_rng(0)
+    for width in (5, 60, 900, 20_000):  # most of the narrow ones have no document that begins there
+        for start in draw.integers(0, stream.tokens, 40).tolist():
+            stop = min(start + width, stream.tokens)
+            inside = [k for k, bound in enumerate(bounds[:-1]) if start <= bound < stop]
+            found, ends = stream.document_bounds(start, stop), stream.sentence_ends(start, stop)
+            assert found.dtype == ends.dtype == np.int64
+            assert found.tolist() == (
+                [bounds[k] for k in inside] + [bounds[inside[-1] + 1]] if inside else []
+            )
+            assert ends.tolist() == [end for k in inside for end in sentences[k]]
+    with pytest.raises(ValueError, match="of a stream of"):
+        stream.document_bounds(0, stream.tokens + 1)
+
+
+@pytest.mark.parametrize("buffer", ["tokens.offsets", "sentence_ends.offsets", "sentence_ends.values"])
+def test_a_flip_in_the_documents_is_found_at_the_read(copy: Path, buffer: str) -> None:
+    shard = open_corpus(copy).shards[0]
+    at, _, size = ShardFile(copy / shard.name).buffers[buffer]
+    flip(copy / shard.name, at + size // 2)
+    stream = open_corpus(copy, verify="read").stream("docs", shard.split)
+    assert len(stream.read(0, 4)) == 4
+    for _ in range(2):  # and again, not once only
+        with pytest.raises(RunError, match=f"{shard.name}: {buffer} chunk 0"):
+            stream.sentence_ends(0, 4)
+
+
 def test_shard_is_what_the_contract_says(corpus_folder: Path) -> None:
     corpus = open_corpus(corpus_folder)
     for shard in corpus.shards:

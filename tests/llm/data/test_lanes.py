@@ -109,3 +109,16 @@ def test_golden() -> None:
     assert Lanes("web", 1_003, 10, 42).start(np.array([0, 1, 99, 100, 101])).tolist() == GOLDEN_SMALL
     large = Lanes("web", 10**12, 2048, 42)
     assert large.start(np.array([0, 1, 16_384, 488_281_249, 488_281_250, 10**12])).tolist() == GOLDEN_LARGE
+
+
+@given(st.integers(1, 500), st.integers(1, 90))
+@settings(deadline=None, max_examples=40)
+def test_planned_samples_in_lanes_once_an_epoch(samples: int, lanes: int) -> None:
+    """A plan says how many samples there are; the same permutation, without a phase."""
+    with patch.object(lanes_module, "FULL_SHUFFLE_TOKENS", 0):
+        source = Lanes("web", 10_000, 64, 3, lanes, planned=samples)
+    assert (source.samples, source.lanes, source.unread) == (samples, min(samples, lanes), 0)
+    found = source.start(np.arange(3 * samples)).reshape(3, samples)
+    assert (np.sort(found, axis=1) == np.arange(samples)).all()
+    for epoch in range(3):
+        assert np.array_equal(found[epoch], source.index(epoch, np.arange(samples)))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cluster.errors import RunError, UserError
 from data_jobs.hashes import h64
 from llm.data import ArrayStream, Batch, BatchPlan, Loader, Order, Source, order_of_corpus
+from llm.data.rules import StreamRule
 from tests.llm.data import reference
 from tests.llm.data.reference import ArrayCorpus, EndlessCorpus
 
@@ -251,6 +252,25 @@ def test_importing_the_data_room_needs_no_torch() -> None:
     code = "import sys, llm.data; print([m for m in ('torch', 'ray', 'pyarrow') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_confined_rows_have_the_documents_of_their_tokens() -> None:
+    """An eos that is an input begins the next document, as its start token."""
+    tokens = np.array([7, 8, 3, 9, 3, 10, 11, 12, 3, 13], np.uint16)
+    corpus = ArrayCorpus({"train": {"a": tokens}})
+
+    def first(rule: StreamRule) -> Batch:
+        return Loader(
+            corpus, "train", Order([Source("a", 10)], [1], 5, 0, rule=rule), BatchPlan([(0, 2)]), 0, 1, 3
+        ).batch(0)
+
+    plain, confined = first(StreamRule(5)), first(StreamRule(5, eos=3))
+    assert plain.micro[0].documents is None and plain.digest != confined.digest
+    (micro,) = confined.micro
+    assert np.array_equal(micro.inputs, plain.micro[0].inputs) and micro.documents is not None
+    assert (micro.inputs[:2] == 3).sum() == 3
+    assert np.array_equal(micro.documents[:2], np.cumsum(micro.inputs[:2] == 3, axis=1))
+    assert len(set(micro.documents[2].tolist())) == 1
 
 
 GOLDEN_DIGESTS = ["0x64b5867651a1e9ca", "0x7de4cd23b6f3c27a", "0x391a38d860a17983"]

@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import UserError
-from llm.data import ArrayStream, MicroBatch, Validation, validation_of_corpus, validation_of_tokens
+from llm.data import ArrayStream, MicroBatch, Validation, rule_of, validation_of_corpus, validation_of_tokens
 from llm.data.rows import Origin
-from llm.data.rules import StreamRule
-from tests.llm.data.reference import ArrayCorpus
+from llm.data.rules import Kind, StreamRule
+from tests.llm.data.reference import VOCABULARY, ArrayCorpus, Text, TextCorpus
 
 
 def predictions(micro_batches: list[MicroBatch]) -> list[tuple[int, int]]:
@@ -96,3 +96,66 @@ def test_nothing_to_evaluate_is_refused() -> None:
         validation_of_tokens(np.array([], np.uint16), 8, 1)
     with pytest.raises(UserError, match="worker 2 of 2"):
         validation_of_tokens(np.array([1], np.uint16), 8, 1, rank=2, world=2)
+
+
+TEXTS = TextCorpus({"val": {"a": Text(3, 60), "b": Text(4, 20)}})
+
+
+def of_bert(
+    kind: Kind, rank: int = 0, world: int = 1, max_rows: int | None = None, seed: int = 0
+) -> Validation:
+    rule = rule_of(kind, 40, vocabulary=VOCABULARY, seed=seed, group_tokens=2000)
+    return validation_of_corpus(TEXTS, "val", 40, 4, rank, world, max_rows, rule=rule)
+
+
+def real_rows(micro_batches: list[MicroBatch]) -> list[tuple[bytes, ...]]:
+    """All that is seen of each row."""
+    rows = []
+    for m in micro_batches:
+        arrays = [
+            a
+            for a in (m.inputs, m.targets, m.weights, m.positions, m.segments, m.next_labels)
+            if a is not None
+        ]
+        rows += [tuple(a[i].tobytes() for a in arrays) for i in range(len(m.inputs)) if m.numbers[i] >= 0]
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["pairs", "segments"])
+def test_a_bert_is_evaluated_on_its_samples_once(kind: Kind) -> None:
+    alone = of_bert(kind)
+    rows = real_rows(list(alone))
+    assert len(rows) == alone.rows and rows == real_rows(list(alone)) == real_rows(
+        list(of_bert(kind, seed=9))
+    )
+    for world in (2, 3):
+        workers = [of_bert(kind, rank, world) for rank in range(world)]
+        assert [row for worker in workers for row in real_rows(list(worker))] == rows
+        assert {len(list(worker)) for worker in workers} == {workers[0].micro_steps}
+    numbers = np.concatenate([m.numbers for m in alone])
+    assert numbers[numbers >= 0].tolist() == list(range(alone.rows))
+    texts = [TEXTS.splits["val"][name].tokens for name in "ab"]
+    assert alone.tokens == sum(int((t != 3).sum()) for t in texts)
+    if kind == "segments":
+        seen = sum(int((m.inputs >= 6).sum()) for m in alone)  # [MASK] and text
+        assert seen == alone.tokens
+    part = of_bert(kind, max_rows=10)
+    assert part.rows == 10 and set(real_rows(list(part))) < set(rows) and part.tokens < alone.tokens
+
+
+def test_a_run_of_packed_documents_is_evaluated_on_every_token() -> None:
+    text = TEXTS.splits["val"]["a"]
+    rule = rule_of("bestfit", 40, vocabulary=VOCABULARY, confine=True)
+    validation = validation_of_corpus(TEXTS, "val", 40, 4, sources=["a"], rule=rule)
+    micro_batches = list(validation)
+    assert predictions(micro_batches) == circle(text.tokens) and validation.tokens == len(text.tokens)
+    for m in micro_batches:
+        assert m.documents is not None
+        for x, w, d in zip(m.inputs, m.weights, m.documents, strict=True):
+            real = int(w.sum())
+            assert d[:real].tolist() == np.cumsum(x[:real] == 3).tolist()
+            assert (d[real:] == (d[real - 1] + 1 if real else 1)).all()
+    plain = validation_of_corpus(TEXTS, "val", 40, 4, rule=rule_of("bestfit", 40, vocabulary=VOCABULARY))
+    assert next(iter(plain)).documents is None
+    text_file = validation_of_tokens(text.tokens, 40, 4, eos=3)
+    assert next(iter(text_file)).documents is not None
