@@ -29,6 +29,7 @@ from llm.pages.training import run_numbers
 
 HOME = Path("runs/demo")
 PROMPTS = ("def __init__(self", "import ", "class ")
+MASKED = ("def __init__([MASK], name):", "for i in [MASK](10):", "if x is [MASK] None:", "[MASK] os, sys")
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ class CommandFailed(Exception):
 def main(argv: list[str]) -> int:
     argparse.ArgumentParser(
         prog="python -m llm.demo",
-        description="Prepare Python's own standard library, pretrain a small GPT on it, evaluate it beside "
-        f"gzip and xz, and draw {HOME}/report.html. A second run finds the work done.",
+        description="Prepare Python's own standard library, pretrain a small GPT and a small BERT on it, "
+        f"evaluate them (the GPT beside gzip and xz), and draw {HOME}/report.html. A second run finds the "
+        "work done.",
     ).parse_args(argv)
     recipe = load_recipe("demo")
     corpus, run = Path(recipe.out("corpus")), Path(recipe.out("pretrain"))
-    stages = demo_stages(corpus, run)
+    bert = Path(load_recipe("demo-bert").out("pretrain"))
+    stages = demo_stages(corpus, run, bert)
     for number, stage in enumerate(stages, start=1):
         print(f"\n[{number}/{len(stages)}] {stage.name} (budget {stage.budget:.0f} s)", flush=True)
         try:
@@ -72,24 +75,36 @@ def main(argv: list[str]) -> int:
             )
             return failure.status
     budgets = {stage.name: stage.budget for stage in stages}
-    print_results(*draw(corpus, run, budgets))
+    print_results(*draw(corpus, run, bert, budgets))
     return 0
 
 
-def demo_stages(corpus: Path, run: Path) -> list[Stage]:
+def demo_stages(corpus: Path, run: Path, bert: Path) -> list[Stage]:
     """The journey from text to numbers. The budgets add up to less than ten minutes."""
     evaluation, texts, baselines = (HOME / f"{name}.json" for name in ("evaluation", "texts", "baselines"))
+    guesses, fillings = HOME / "guesses.json", HOME / "fillings.json"
     return [
-        Stage("prepare", 60, (corpus / "manifest.json",), lambda: call("data_jobs.prepare", "demo")),
+        Stage("prepare", 50, (corpus / "manifest.json",), lambda: call("data_jobs.prepare", "demo")),
         Stage(
             "pretrain",
-            420,
+            265,
             (run / "summary.json", run / "metrics.jsonl"),
             lambda: call("llm.pretrain", "demo"),
         ),
-        Stage("evaluate", 40, (evaluation,), lambda: evaluate(run, evaluation)),
-        Stage("generate", 40, (texts,), lambda: generate(run, texts)),
-        Stage("compress", 30, (baselines,), lambda: compress(corpus, baselines)),
+        Stage(
+            "pretrain a bert",
+            165,
+            (bert / "summary.json", bert / "metrics.jsonl"),
+            lambda: call("llm.pretrain", "demo-bert"),
+        ),
+        Stage(
+            "evaluate",
+            50,
+            (evaluation, guesses),
+            lambda: [evaluate(run, evaluation), evaluate(bert, guesses)],
+        ),
+        Stage("generate", 50, (texts, fillings), lambda: [generate(run, texts), fill(bert, fillings)]),
+        Stage("compress", 10, (baselines,), lambda: compress(corpus, baselines)),
     ]
 
 
@@ -149,7 +164,7 @@ def call(module: str, *arguments: str, capture: bool = False) -> str:
 
 
 def evaluate(run: Path, result: Path) -> None:
-    """Bits per byte of the final checkpoint over the validation documents."""
+    """What the final checkpoint is worth on the validation documents."""
     if is_newer(result, run):
         print(f"evaluate: already done, {result}")
         return
@@ -159,7 +174,16 @@ def evaluate(run: Path, result: Path) -> None:
     except json.JSONDecodeError:
         raise RunError(f"python -m llm.evaluate {run} --json printed no JSON: {output[:200]!r}") from None
     write_json(result, found)
-    print(f"{found['bits_per_byte']:.4f} bits per byte, loss {found['loss']:.4f}, {found['tokens']:,} tokens")
+    if "bits_per_byte" in found:
+        print(
+            f"{found['bits_per_byte']:.4f} bits per byte, loss {found['loss']:.4f}, "
+            f"{found['tokens']:,} tokens"
+        )
+    else:
+        print(
+            f"masked accuracy {found['masked_accuracy']:.4f}, next sentence accuracy "
+            f"{found['nsp_accuracy']:.4f} over {found['pairs']:,} pairs"
+        )
 
 
 def generate(run: Path, result: Path) -> None:
@@ -175,6 +199,21 @@ def generate(run: Path, result: Path) -> None:
         print(found["text"], flush=True)
         texts.append({"prompt": prompt, "text": found["text"]})
     write_json(result, {"texts": texts})
+
+
+def fill(run: Path, result: Path) -> None:
+    """What the final checkpoint of the BERT puts in the place of each mask."""
+    if is_newer(result, run):
+        print(f"generate: already done, {result}")
+        return
+    prompts = [word for text in MASKED for word in ("--prompt", text)]
+    found = [
+        json.loads(line)
+        for line in call("llm.generate", str(run), *prompts, "--json", capture=True).splitlines()
+    ]
+    for filling in found:
+        print(filling["text"], flush=True)
+    write_json(result, {"fillings": found})
 
 
 def is_newer(result: Path, run: Path) -> bool:
@@ -213,17 +252,34 @@ def compressed_bits_per_byte(text: bytes) -> dict[str, float]:
 
 
 def draw(
-    corpus: Path, run: Path, budgets: Mapping[str, float]
+    corpus: Path, run: Path, bert: Path, budgets: Mapping[str, float]
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write summary.json, report.json and report.html; files that would not change stay untouched."""
-    corpus_page, run_page = corpus_numbers(corpus), run_numbers(run)
+    corpus_page, run_page, bert_page = corpus_numbers(corpus), run_numbers(run), run_numbers(bert)
+    guesses, fillings = read_json(HOME / "guesses.json"), read_json(HOME / "fillings.json")["fillings"]
     evaluation, texts = read_json(HOME / "evaluation.json"), read_json(HOME / "texts.json")["texts"]
     baselines, seconds = read_json(HOME / "baselines.json"), read_json(HOME / "seconds.json")
-    summary = finite(assemble_summary(corpus_page, run_page, evaluation, baselines, budgets, seconds))
-    numbers = finite({"summary": summary, "corpus": corpus_page, "run": run_page, "texts": texts})
+    summary = finite(
+        {
+            **assemble_summary(corpus_page, run_page, evaluation, baselines, budgets, seconds),
+            "bert": summarise_bert(bert_page, guesses),
+        }
+    )
+    numbers = finite(
+        {
+            "summary": summary,
+            "corpus": corpus_page,
+            "run": run_page,
+            "bert": bert_page,
+            "texts": texts,
+            "fillings": fillings,
+        }
+    )
     body, charts = journey_body(numbers)
     lead = "Python's own standard library, prepared, trained on and evaluated on this machine."
-    write_changed(HOME / "report.html", page("From raw text to a trained GPT", lead, body, charts).encode())
+    write_changed(
+        HOME / "report.html", page("From raw text to a trained GPT and BERT", lead, body, charts).encode()
+    )
     write_changed(HOME / "report.json", to_json(numbers))
     write_changed(HOME / "summary.json", to_json(summary))
     return summary, texts
@@ -264,6 +320,20 @@ def assemble_summary(
     }
 
 
+def summarise_bert(run: Mapping[str, Any], guesses: Mapping[str, Any]) -> dict[str, Any]:
+    """The demo's BERT: what it guesses right, with the 95 % interval of the next sentence accuracy."""
+    measured = (
+        "mlm_loss", "masked_accuracy", "unigram_accuracy", "masked_tokens", "nsp_accuracy",
+        "nsp_accuracy_interval", "pairs",
+    )  # fmt: skip
+    trained = ("parameters", "workers", "zero_stage", "tokens_per_second")
+    return {
+        **{name: run["summary"][name] for name in trained},
+        "steps": run["key_numbers"]["steps"],
+        **{name: guesses[name] for name in measured},
+    }
+
+
 def print_results(summary: Mapping[str, Any], texts: Sequence[Mapping[str, str]]) -> None:
     """Texts, bits per byte beside the compressors, and where the page is."""
     for text in texts:
@@ -271,6 +341,13 @@ def print_results(summary: Mapping[str, Any], texts: Sequence[Mapping[str, str]]
     print("\nValidation documents    bits per byte")
     for name, bits in baseline_rows(summary):
         print(f"{name:<24}{bits:13.3f}")
+    bert = summary["bert"]
+    low, high = bert["nsp_accuracy_interval"]
+    print(
+        f"\nBERT: masked tokens right {bert['masked_accuracy']:.3f} (the most frequent token: "
+        f"{bert['unigram_accuracy']:.3f}), next sentence right {bert['nsp_accuracy']:.3f} of "
+        f"{bert['pairs']:,} pairs (95 %: {low:.3f} to {high:.3f})"
+    )
     spent, budget = (sum(s[what] or 0 for s in summary["seconds"].values()) for what in ("spent", "budget"))
     print(f"\nAll stages: {spent:.0f} s of work (budget {budget:.0f} s)")
     print(f"Page: {(HOME / 'report.html').resolve()}")

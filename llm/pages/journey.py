@@ -14,36 +14,42 @@ from llm.pages.training import sample_section, settings_section, training_sectio
 def journey_body(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     """The demo's page: its HTML between header and footer, and its charts.
 
-    `numbers`: `summary` (summary.json), `corpus` and `run` (as for their own pages), `texts` (prompt, text).
+    `numbers`: `summary` (summary.json), `corpus`, `run` and `bert` (as for their own pages), `texts` (prompt,
+    text), `fillings` (prompt, masks as llm.generate gives them).
     """
     summary = numbers["summary"]
     compression, seconds = baseline_chart(summary), budget_chart(summary["seconds"])
     documents, document_charts = document_section(numbers["corpus"])
     sources, source_charts = source_section(numbers["corpus"])
-    training, training_charts = training_sections(numbers["run"])
+    training, training_charts = training_sections(numbers["run"], "Training of the GPT")
+    bert, bert_charts = training_sections(numbers["bert"], "Training of the BERT", "bert-", switch=False)
     body = (
         blocks.tiles(journey_tiles(summary))
         + blocks.section("Bits per byte", compression.html())
         + text_section(numbers["texts"])
+        + filling_section(numbers["fillings"], summary["bert"])
         + documents
         + sources
         + training
         + sample_section(numbers["run"]["samples"])
+        + bert
         + blocks.section("Time", seconds.html())
         + settings_section(numbers["run"])
     )
-    return body, [compression, *document_charts, *source_charts, *training_charts, seconds]
+    return body, [
+        compression, *document_charts, *source_charts, *training_charts, *bert_charts, seconds
+    ]  # fmt: skip
 
 
 def journey_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Key numbers of the whole journey."""
-    corpus, gpt = summary["corpus"], summary["gpt"]
+    corpus, gpt, bert = summary["corpus"], summary["gpt"], summary["bert"]
     spent = sum(stage["spent"] or 0 for stage in summary["seconds"].values())
     return [
         ("Documents in", blocks.number(corpus["documents_in"]), ""),
         ("Documents out", blocks.number(corpus["documents_out"]), ""),
         ("Training tokens", blocks.short(corpus["train_tokens"]), ""),
-        ("Parameters", blocks.short(gpt["parameters"]), ""),
+        ("Parameters", blocks.short(gpt["parameters"]), f"and a BERT of {blocks.short(bert['parameters'])}"),
         ("Workers", blocks.number(gpt["workers"]), zero_text(gpt["zero_stage"])),
         ("Steps", blocks.number(gpt["steps"]), ""),
         (
@@ -52,6 +58,16 @@ def journey_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"from {blocks.number(gpt['first_val_loss'], 3)}",
         ),
         ("Bits per byte", blocks.number(gpt["bits_per_byte"], 3), "validation"),
+        (
+            "BERT: masked tokens right",
+            blocks.number(bert["masked_accuracy"], 3),
+            f"most frequent token: {blocks.number(bert['unigram_accuracy'], 2)}",
+        ),
+        (
+            "BERT: next sentence right",
+            blocks.number(bert["nsp_accuracy"], 3),
+            f"of {blocks.number(bert['pairs'])} pairs; chance: 0.5",
+        ),
         ("Throughput, median", blocks.short(gpt["tokens_per_second"]), "tokens/s"),
         ("All stages", blocks.duration(spent), ""),
     ]
@@ -115,3 +131,22 @@ def text_section(texts: list[dict[str, Any]]) -> str:
     """What the finished model writes."""
     cards = blocks.sample_cards(texts, [f"After “{text['prompt'].strip()}”" for text in texts])
     return blocks.section("What the finished model writes", cards) if texts else ""
+
+
+def filling_section(fillings: list[dict[str, Any]], bert: Mapping[str, Any]) -> str:
+    """What the BERT puts in the place of each mask, the likeliest first."""
+    rows = [
+        (
+            filling["prompt"],
+            ", ".join(
+                f"{c['text'].strip() or repr(c['text'])} {c['probability']:.0%}" for c in mask["candidates"]
+            ),
+        )
+        for filling in fillings
+        for mask in filling["masks"]
+    ]
+    note = blocks.paragraph(
+        f"Masked loss {blocks.number(bert['mlm_loss'], 3)} nats; the probability of each guess beside it.",
+        "note",
+    )
+    return blocks.section("What the BERT fills in", note, blocks.table(("text", "guesses"), rows, "fillings"))

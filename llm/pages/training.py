@@ -56,6 +56,8 @@ def key_numbers(rows: Sequence[Row], restarts: Sequence[Row]) -> dict[str, Any]:
         "val_loss": _last(validation),
         "best_val_loss": min(validation, default=None),
         "bits_per_byte": _last(_column(rows, "bits_per_byte")),
+        "masked_accuracy": _last(_column(rows, "val_masked_accuracy")),
+        "nsp_accuracy": _last(_column(rows, "val_nsp_accuracy")),
         "tokens_per_second": median(_column(rows, "tokens_per_second") or [0]) or None,
         "data_wait_share": sum(_column(rows, "data_wait_seconds")) / step_seconds if step_seconds else None,
         "checkpoint_stall_seconds": sum(stall_seconds(rows).values()),
@@ -138,6 +140,8 @@ def run_tiles(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Training loss, last", blocks.number(key["loss"]), "nats/token"),
         ("Validation loss, last", blocks.number(key["val_loss"]), "nats/token"),
         ("Bits per byte, last", blocks.number(key["bits_per_byte"]), "validation"),
+        ("Masked tokens right", blocks.number(key["masked_accuracy"], 3), "validation"),
+        ("Next sentence right", blocks.number(key["nsp_accuracy"], 3), "chance: 0.5"),
         ("Throughput, median", blocks.short(key["tokens_per_second"]), "tokens/s"),
         ("Waiting for data", "–" if wait is None else f"{100 * wait:.2g} %", "of step time"),
         ("First to last step", blocks.duration(key["seconds"]), ""),
@@ -146,11 +150,16 @@ def run_tiles(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [item for item in items if item[1] != "–"]
 
 
-def training_sections(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
-    """The curves of a run, under one switch of the horizontal axis."""
+def training_sections(
+    numbers: Mapping[str, Any], title: str = "Training", prefix: str = "", switch: bool = True
+) -> tuple[str, list[Chart]]:
+    """The curves of a run, under one switch of the horizontal axis (a page needs but one).
+
+    `prefix` keeps the charts of several runs on one page apart.
+    """
     if not numbers["rows"]:
-        return blocks.section("Training", blocks.paragraph("No step has been logged yet.", "warning")), []
-    charts = training_charts(numbers)
+        return blocks.section(title, blocks.paragraph("No step has been logged yet.", "warning")), []
+    charts = training_charts(numbers, prefix)
     bad = numbers["key_numbers"]["steps_with_no_finite_loss"]
     warning = (
         blocks.paragraph(f"{bad:,} logged step{'s' * (bad > 1)} had a loss that is not finite.", "warning")
@@ -161,15 +170,16 @@ def training_sections(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     note = (
         "" if shown == logged else f"Drawn: {shown:,} of {logged:,} logged steps, peaks and validations kept."
     )
-    parts = [warning, axis_switch(), blocks.paragraph(note, "note") if note else ""]
-    return blocks.section("Training", *parts, blocks.panels(chart.html() for chart in charts)), charts
+    parts = [warning, axis_switch() if switch else "", blocks.paragraph(note, "note") if note else ""]
+    return blocks.section(title, *parts, blocks.panels(chart.html() for chart in charts)), charts
 
 
-def training_charts(numbers: Mapping[str, Any]) -> list[Chart]:
-    """Loss, bits per byte, learning rate, gradient norm, throughput, seconds of a step: those with values."""
+def training_charts(numbers: Mapping[str, Any], prefix: str = "") -> list[Chart]:
+    """Loss, bits per byte, accuracies, learning rate, gradient norm, throughput, seconds of a step: those
+    with values."""
     rows, restarts = numbers["rows"], [r["step"] for r in numbers["restarts"]]
     smoothed = dict(zip((row["step"] for row in rows), numbers["smoothed_loss"], strict=True))
-    chart = _ChartMaker(rows, restarts)
+    chart = _ChartMaker(rows, restarts, prefix)
     candidates = [
         chart.make("loss", "Loss", "loss (nats per token)", [
             ("training", "loss", "--pale", 1),
@@ -178,6 +188,16 @@ def training_charts(numbers: Mapping[str, Any]) -> list[Chart]:
         ], height=400),
         chart.make("bits", "Bits per byte", "bits per UTF-8 byte", [
             ("validation", "bits_per_byte", "--orange", 0),
+        ]),
+        chart.make("terms", "Parts of the loss", "loss (nats per guess)", [
+            ("masked tokens, training", "mlm_loss", "--pale", 1),
+            ("masked tokens, validation", "val_mlm_loss", "--blue", 0),
+            ("next sentence, training", "nsp_loss", "--pale", 1),
+            ("next sentence, validation", "val_nsp_loss", "--orange", 0),
+        ]),
+        chart.make("accuracies", "Guesses that are right", "share of guesses (validation)", [
+            ("masked tokens", "val_masked_accuracy", "--blue", 0),
+            ("next sentence (chance: 0.5)", "val_nsp_accuracy", "--orange", 0),
         ]),
         chart.make("throughput", "Throughput", "tokens per second", [
             ("all workers together", "tokens_per_second", "--green", 1.5),
@@ -200,8 +220,8 @@ def training_charts(numbers: Mapping[str, Any]) -> list[Chart]:
 class _ChartMaker:
     """Curves of one run over steps, tokens and time, with its restarts marked."""
 
-    def __init__(self, rows: Sequence[Row], restarts: Sequence[int]) -> None:
-        self.rows, self.restarts = rows, restarts
+    def __init__(self, rows: Sequence[Row], restarts: Sequence[int], prefix: str = "") -> None:
+        self.rows, self.restarts, self.prefix = rows, restarts, prefix
         start = next((t for row in rows if (t := _number(row.get("time"))) is not None), 0.0)
         times = {row["step"]: _number(row.get("time")) for row in rows}
         span = max((t - start for t in times.values() if t is not None), default=0.0)
@@ -250,7 +270,9 @@ class _ChartMaker:
             )
             for across, (axis, at) in self.across.items()
         }
-        return Chart(name, title, self._sentence(drawn, unit), traces, layout, columns, table, views)
+        return Chart(
+            self.prefix + name, title, self._sentence(drawn, unit), traces, layout, columns, table, views
+        )
 
     def _values(self, metric: str | Mapping[int, Any]) -> dict[int, float]:
         get = metric.get if isinstance(metric, Mapping) else None

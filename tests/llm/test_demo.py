@@ -86,9 +86,11 @@ def test_a_failed_stage_enters_its_seconds_and_gives_its_status(tmp_path: Path) 
 
 
 def test_budgets_are_under_ten_minutes() -> None:
-    stages = demo.demo_stages(Path("corpus"), Path("run"))
+    stages = demo.demo_stages(Path("corpus"), Path("run"), Path("bert"))
     assert sum(stage.budget for stage in stages) < 600
-    assert [stage.name for stage in stages] == ["prepare", "pretrain", "evaluate", "generate", "compress"]
+    assert [stage.name for stage in stages] == [
+        "prepare", "pretrain", "pretrain a bert", "evaluate", "generate", "compress"
+    ]  # fmt: skip
 
 
 def test_output_is_returned_or_passed_on_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -153,14 +155,30 @@ def test_baselines_of_a_corpus_are_computed_once(corpus: Path, tmp_path: Path) -
     assert json.loads(result.read_text()) == found
 
 
+GUESSES = {
+    "text": "corpus val", "step": 120, "mlm_loss": 4.5, "masked_accuracy": 0.25, "unigram_accuracy": 0.04,
+    "masked_tokens": 9000, "pairs": 2100, "nsp_loss": 0.6, "nsp_accuracy": 0.61,
+    "nsp_accuracy_interval": [0.589, 0.631],
+}  # fmt: skip
+FILLINGS = [
+    {
+        "prompt": HOSTILE,
+        "text": HOSTILE,
+        "masks": [{"position": 3, "candidates": [{"token": 9, "text": HOSTILE, "probability": 0.4}]}],
+    }
+]
+
+
 def summary_of(corpus: Path, tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     run = run_numbers(write_run(tmp_path / "run"))
-    budgets = {stage.name: stage.budget for stage in demo.demo_stages(Path("corpus"), Path("run"))}
+    stages = demo.demo_stages(Path("corpus"), Path("run"), Path("bert"))
+    budgets = {stage.name: stage.budget for stage in stages}
     baselines = {"gzip_bits_per_byte": 1.9, "xz_bits_per_byte": 1.7, "bytes": 9}
     seconds = {"prepare": {"spent": 40.5, "finished": True}}
     evaluation = {"bits_per_byte": 1.25, "loss": 2.0}
     summary = demo.assemble_summary(corpus_numbers(corpus), run, evaluation, baselines, budgets, seconds)
-    return summary, run
+    bert = {**run, "summary": {**run["summary"], "tokens_per_second": 20_000.0}}
+    return {**summary, "bert": demo.summarise_bert(bert, GUESSES)}, run
 
 
 def test_summary(corpus: Path, tmp_path: Path) -> None:
@@ -183,8 +201,12 @@ def test_summary(corpus: Path, tmp_path: Path) -> None:
     }
     assert summary["gpt"]["first_val_loss"] > summary["gpt"]["val_loss"]
     assert summary["baselines"] == {"gzip_bits_per_byte": 1.9, "xz_bits_per_byte": 1.7}
-    assert summary["seconds"]["prepare"] == {"budget": 60, "spent": 40.5}
-    assert summary["seconds"]["pretrain"] == {"budget": 420, "spent": None}
+    assert summary["bert"] == {
+        "parameters": 12345, "workers": 2, "zero_stage": 2, "tokens_per_second": 20_000.0, "steps": 120,
+        **{name: value for name, value in GUESSES.items() if name not in ("text", "step", "nsp_loss")},
+    }  # fmt: skip
+    assert summary["seconds"]["prepare"] == {"budget": 50, "spent": 40.5}
+    assert summary["seconds"]["pretrain"] == {"budget": 265, "spent": None}
     assert [name for name, _ in baseline_rows(summary)] == ["GPT", "xz -9", "gzip -9"]
 
 
@@ -192,17 +214,32 @@ def test_the_page_of_the_demo(corpus: Path, tmp_path: Path, capsys: pytest.Captu
     summary, run = summary_of(corpus, tmp_path)
     texts = [{"prompt": HOSTILE, "text": HOSTILE + "rest"}]
     body, charts = journey_body(
-        {"summary": summary, "corpus": corpus_numbers(corpus), "run": run, "texts": texts}
+        {
+            "summary": summary,
+            "corpus": corpus_numbers(corpus),
+            "run": run,
+            "bert": run,
+            "texts": texts,
+            "fillings": FILLINGS,
+        }
     )
     html = page("demo", "lead", body, charts)
     check_charts(html)
     assert len({chart.name for chart in charts}) == len(charts)
     elements = Elements(html)
     assert "img" not in elements.tags and elements.tags.count("script") == 3
-    assert {"baselines", "funnel", "budget", "loss", "throughput"} <= {chart.name for chart in charts}
+    assert {"baselines", "funnel", "budget", "loss", "throughput", "bert-loss"} <= {
+        chart.name for chart in charts
+    }
     demo.print_results(summary, texts)
     out = capsys.readouterr().out
-    assert "rest" in out and "1.250" in out and "1.700" in out and "report.html" in out
+    assert (
+        "rest" in out
+        and "1.250" in out
+        and "0.610 of 2,100 pairs" in out
+        and "1.700" in out
+        and "report.html" in out
+    )
 
 
 def test_a_file_that_would_not_change_is_not_written(tmp_path: Path) -> None:
