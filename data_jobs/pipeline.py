@@ -94,14 +94,19 @@ class Build:
         with self._timed("train tokenizer"):
             if not (folder / "done").exists():
                 self.progress("train tokenizer", 0, 1)
-                texts = training_texts([run for _, run in runs], self.settings.tokenizer.sample_bytes)
-                train_tokenizer(texts, self.settings.tokenizer).save(folder)
+                self._new_tokenizer(runs).save(folder)
                 fault_point("prepare.before_train")
                 write_bytes(folder / "done", b"")
                 fault_point("prepare.after_train")
                 self.progress("train tokenizer", 1, 1)
             self._tokenizer: Tokenizer = load_tokenizer(folder)
             self._tokenizer_folder = str(folder)
+
+    def _new_tokenizer(self, runs: Sequence[tuple[int, Receipt]]) -> Tokenizer:
+        wanted = self.settings.tokenizer
+        if wanted.path is not None:
+            return load_tokenizer(wanted.path)
+        return train_tokenizer(training_texts([run for _, run in runs], wanted.sample_bytes), wanted)
 
     def _spill(self, runs: Sequence[tuple[int, Receipt]]) -> list[Receipt]:
         """The receipt of each run; runs of equal content are one job."""

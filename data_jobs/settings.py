@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from cluster.fields import Settings, free, identity, plan, values_of_kind
+from data_jobs.tokenizer import load_tokenizer
 
 MIB = 1 << 20
 
@@ -49,8 +50,12 @@ class CleanSettings(Settings):
 
 
 class TokenizerSettings(Settings):
-    """A SentencePiece BPE model with byte fallback, trained on this corpus."""
+    """A SentencePiece BPE model with byte fallback, trained on this corpus; or one that is there."""
 
+    path: str | None = free(
+        None, "folder of a tokenizer to use, ours or one of Hugging Face's; then the other fields have no "
+        "effect, and the corpus hangs on what the tokenizer does, not on where it lies"
+    )  # fmt: skip
     vocab_size: int = identity(32_000, "entries, specials and 256 bytes included", ge=320, le=1 << 24)
     sample_bytes: int = identity(100_000_000, "text to train on: the first documents of the order", ge=1)
     threads: int = identity(
@@ -93,9 +98,15 @@ class CorpusSettings(Settings):
 
 
 def fixed_settings(settings: CorpusSettings) -> dict[str, Any]:
-    """The settings that the corpus is a function of: dotted name to value, no place and no machine."""
+    """The settings that the corpus is a function of: dotted name to value, no place and no machine.
+
+    A tokenizer that is given stands there by its fingerprint. UserError where it cannot be read.
+    """
     fixed = values_of_kind(settings, "identity", "plan")
     del fixed["sources"]
+    if settings.tokenizer.path is not None:
+        fixed = {name: value for name, value in fixed.items() if not name.startswith("tokenizer.")}
+        fixed["tokenizer.fingerprint"] = load_tokenizer(settings.tokenizer.path).fingerprint
     for number, source in enumerate(settings.sources):
         for name, value in values_of_kind(source, "identity", "plan").items():
             fixed[f"sources.{number}.{name}"] = value

@@ -65,13 +65,13 @@ def _encode(
     sizes: list[int] = []
     tokens: list[Any] = []
     ends: list[Any] = []
-    for row, (text, ids) in enumerate(zip(texts, tokenizer.encode_batch(texts), strict=True)):
+    for row, (text, (ids, reached)) in enumerate(zip(texts, tokenizer.encode_with_ends(texts), strict=True)):
         size = len(text.encode())
-        lengths = tokenizer.piece_lengths[ids]
         count.documents_in += 1
         count.bytes_in += size
-        # eos may stand at a document's end alone, and tokens must give the text's bytes back.
-        if (ids == tokenizer.eos_id).any() or int(lengths.sum()) != size:
+        # eos may stand at a document's end alone, and tokens must give the text's bytes back; of a tokenizer
+        # that loses some they must be some.
+        if not len(ids) or (ids == tokenizer.eos_id).any() or int(reached[-1]) != size:
             count.drop("not_encodable", size)
             sample.add(
                 {
@@ -88,7 +88,7 @@ def _encode(
         kept.append(row)
         sizes.append(size)
         tokens += [ids, [tokenizer.eos_id]]
-        ends.append(token_ends(sentence_ends(text, job["rule"]), lengths))
+        ends.append(token_ends(sentence_ends(text, job["rule"]), np.diff(reached, prepend=0)))
     token_lengths = np.array([len(part) for part in tokens], np.int64).reshape(-1, 2).sum(axis=1)
     end_lengths = np.array([len(part) for part in ends], np.int64)
     rows = batch.take(pa.array(kept, pa.int64()))

@@ -1,7 +1,8 @@
 """Text to token ids and back, without loss.
 
 `Tokenizer` is the small interface that the rest knows; `SentencePieceTokenizer` is the kind that this package
-trains. For every text that can be written in UTF-8, `decode(encode(text)) == text`:
+trains (`tokenizer_hf.py` has the kind that imported models bring: it may lose some of a text, and says so).
+For every text that can be written in UTF-8, `decode(encode(text)) == text`:
 
 - SentencePiece writes a space as U+2581, so that a U+2581 in the text would come back as a space. It is taken
   out before and spelled in bytes instead.
@@ -61,17 +62,19 @@ class Tokenizer(ABC):
     fingerprint: str
     """Equal for equal behaviour: a digest of the model."""
     specials: dict[str, int]
-    """pad, unk, bos, eos, cls, sep, mask to id."""
+    """pad, unk, bos, eos, cls, sep, mask to id; eos is always there."""
     piece_lengths: npt.NDArray[np.int64]
     """`len(piece_bytes(id))` for every id."""
+    lossless: bool = True
+    """Do the pieces of a text spell it exactly? If not, `encode_with_ends` says where they end."""
 
-    pad_id = property(lambda self: self.specials["pad"])
-    unk_id = property(lambda self: self.specials["unk"])
-    bos_id = property(lambda self: self.specials["bos"])
-    eos_id = property(lambda self: self.specials["eos"])
-    cls_id = property(lambda self: self.specials["cls"])
-    sep_id = property(lambda self: self.specials["sep"])
-    mask_id = property(lambda self: self.specials["mask"])
+    pad_id = property(lambda self: self.specials.get("pad", self.eos_id))  # what pads has no weight anywhere
+    unk_id = property(lambda self: self._special("unk"))
+    bos_id = property(lambda self: self._special("bos"))
+    eos_id = property(lambda self: self._special("eos"))
+    cls_id = property(lambda self: self._special("cls"))
+    sep_id = property(lambda self: self._special("sep"))
+    mask_id = property(lambda self: self._special("mask"))
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
@@ -92,6 +95,16 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> Ids:
         """The ids of one text; no special among them."""
         return self.encode_batch([text])[0]
+
+    def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[Ids, npt.NDArray[np.int64]]]:
+        """The ids of each text, and where each of them ends in its UTF-8 bytes (never decreasing)."""
+        return [(ids, np.cumsum(self.piece_lengths[ids])) for ids in self.encode_batch(texts)]
+
+    def _special(self, name: str) -> int:
+        if name not in self.specials:
+            there = ", ".join(self.specials)
+            raise UserError(f"the tokenizer ({self.fingerprint[:24]}) has no {name} token (there: {there})")
+        return self.specials[name]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of the ids; bytes that are no UTF-8 (a cut character) become U+FFFD."""
@@ -172,6 +185,11 @@ class SentencePieceTokenizer(Tokenizer):
             for word, start, stop in zip(some, [-1, *ends], [*ends, len(joined)], strict=True):
                 self._cache[word] = data[4 * start + 4 : 4 * stop]
 
+    def entries(self) -> list[tuple[str, float]]:
+        """Each id's piece as the model writes it (a space is U+2581), and its score (the best join first)."""
+        of = self._processor
+        return [(of.id_to_piece(token), of.get_score(token)) for token in range(self.vocab_size)]
+
     def save(self, folder: str | Path) -> None:
         """See `Tokenizer`."""
         write_bytes(Path(folder) / MODEL_FILE, self._model)
@@ -193,10 +211,12 @@ def _units_are_apart(pieces: list[str]) -> bool:
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer that a folder holds."""
+    """The tokenizer that a folder holds: ours, or one in Hugging Face's files."""
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
-        raise UserError(f"{folder}: no tokenizer here ({MODEL_FILE} is missing)")
+        from data_jobs.tokenizer_hf_folder import read_folder
+
+        return read_folder(Path(folder))
     try:
         return SentencePieceTokenizer(path.read_bytes())
     except (RuntimeError, ValueError) as error:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cluster.errors import UserError
 from data_jobs.settings import TokenizerSettings
-from data_jobs.tokenizer import NEWLINES, SPECIALS, SentencePieceTokenizer
+from data_jobs.tokenizer import NEWLINES, SPACE, SPECIALS, SentencePieceTokenizer
 
 _FIXED_ENTRIES = len(SPECIALS) + 256 + len(NEWLINES)
 # SentencePiece skips any sentence with a tab or U+2585, which it uses itself, and U+2581 is its space.
@@ -41,6 +41,7 @@ def train_tokenizer(texts: Iterable[str], settings: TokenizerSettings) -> Senten
             hard_vocab_limit=False,
             byte_fallback=True,
             character_coverage=1.0,
+            required_chars=SPACE,
             num_threads=settings.threads,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
@@ -75,6 +76,7 @@ def _sentences(text: str) -> Iterator[str]:
 def _rare_characters(sentences: list[str], settings: TokenizerSettings) -> list[int]:
     """The characters that get no entry: beyond the asked coverage, or beyond half of the free entries.
 
+    The blank always has one: SentencePiece would spell it in the bytes of U+2581, another character.
     (SentencePiece's own coverage may not be under 0.98, and fails where characters outnumber the entries.)
     """
     codes = np.frombuffer("".join(sentences).encode("utf-32-le"), "<u4")
@@ -84,4 +86,4 @@ def _rare_characters(sentences: list[str], settings: TokenizerSettings) -> list[
     asked = int(np.searchsorted(covered, settings.character_coverage * covered[-1])) + 1
     room = max(1, (settings.vocab_size - _FIXED_ENTRIES) // 2)
     rare: list[int] = kinds[order[min(asked, room) :]].tolist()
-    return rare
+    return [code for code in rare if code != ord(" ")]

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.errors import RunError, UserError
 from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.model import Model, make_model
 from llm.settings import ModelSettings
 from llm.train.checkpoints.load import CheckpointReader, newest_weights
@@ -37,11 +38,16 @@ def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = 
 
 
 def load(run: str | Path) -> Loaded:
-    """Load a run folder (its newest good checkpoint) or one of its checkpoints.
+    """Load a run folder (its newest good checkpoint), one of its checkpoints, or an imported model.
 
-    UserError where the path is neither, RunError where a checkpoint is damaged.
+    UserError where the path is none of these, RunError where a file is damaged.
     """
     path = Path(run)
+    if is_model_folder(path):
+        found = read_imported(path)
+        model = build(found.settings, found.vocab_size)
+        found.fill(model)
+        return Loaded(model.eval(), found.tokenizer, found.run_settings(), 0, path)
     if (path / "index.json").exists():
         folder, reader = RunFolder(path.parent.parent), CheckpointReader(path, weights_only=True)
         weights = reader.weights()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = 512  # tokens whose logits exist at once: 12 MB in fp32 at a vocabulary of 6,144
+CHUNK = 1 << 25  # logits that exist at once: 128 MiB in fp32
 
 
 class LMHead(nn.Linear):
@@ -57,7 +57,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """sum_n w_n * (logsumexp(z_n) - z_n[t_n]) with z = H W^T + b, in chunks of rows.
 
     The gradient dz = w_n * (softmax(z_n) - onehot(t_n)) is taken in the same pass, while a chunk's logits are
-    there, so nothing is computed twice and memory holds ROWS x V numbers instead of N x V. The z-loss adds
+    there, so nothing is computed twice and memory holds a chunk instead of N x V. Few passes over a chunk are
+    what makes it fast: w_n is multiplied into the sides of width D. The z-loss adds
     2 * z_loss * w_n * logsumexp(z_n) * softmax(z_n), the soft-cap multiplies by 1 - (z / cap)^2.
 
     The first two sums have one gradient, so they must be added with one factor: the upstream of the first.
@@ -77,37 +78,45 @@ class _LinearCrossEntropy(torch.autograd.Function):
         count_hits: bool,
     ) -> Tensor:
         total = torch.zeros(3, dtype=torch.float32, device=hidden.device)
+        kind = _matmul_type(hidden)
+        cast_weight = weight.to(kind)
+        cast_bias = None if bias is None else bias.to(kind)
         grad_hidden = torch.empty_like(hidden) if wanted else None
         grad_weight = torch.zeros_like(weight) if wanted else None
         grad_bias = torch.zeros_like(bias) if wanted and bias is not None else None
-        for start in range(0, len(hidden), ROWS):
-            rows = slice(start, start + ROWS)
-            chunk, target, w = hidden[rows], targets[rows, None], weights[rows, None]
-            logits = F.linear(chunk, weight, bias).float()  # bf16 where autocast is on; the softmax is fp32
+        size = rows_at_once(len(weight))
+        for start in range(0, len(hidden), size):
+            rows = slice(start, start + size)
+            chunk, target, w = hidden[rows].to(kind), targets[rows, None], weights[rows, None]
+            logits = F.linear(chunk, cast_weight, cast_bias)
             bent = None
             if softcap is not None:
-                logits = capped(logits, softcap)
+                logits = capped(logits.float(), softcap)
                 bent = 1 - (logits / softcap).square()
-            picked = logits.gather(1, target)
-            highest, likeliest = logits.max(1, keepdim=True)
-            exponents = logits.sub_(highest).exp_()
-            sums = exponents.sum(1, keepdim=True)
-            log_sums = sums.log() + highest
-            total[0] += ((log_sums - picked) * w).sum()
-            if z_loss:
-                total[1] += z_loss * (log_sums.square() * w).sum()
+            logs = logits.log_softmax(1, dtype=torch.float32)
+            picked = logs.gather(1, target)
+            total[0] -= (picked * w).sum()
             if count_hits:
-                total[2] += ((likeliest == target) * w).sum()
+                total[2] += ((logs.argmax(1, keepdim=True) == target) * w).sum()
+            log_sums = logits.gather(1, target).float() - picked if z_loss else None
+            if log_sums is not None:
+                total[1] += z_loss * (log_sums.square() * w).sum()
+            del logits
             if grad_hidden is not None and grad_weight is not None:
-                factor = w * (1 + 2 * z_loss * log_sums) if z_loss else w
-                gradient = exponents.mul_(factor / sums)
-                gradient.scatter_add_(1, target, -w)
+                gradient = logs.exp_()
+                if log_sums is not None:
+                    gradient.mul_(1 + 2 * z_loss * log_sums)
+                gradient.scatter_add_(1, target, torch.full_like(picked, -1.0))
                 if bent is not None:
                     gradient.mul_(bent)
-                grad_hidden[rows] = gradient @ weight
-                grad_weight += gradient.T @ chunk
+                cast = gradient.to(kind)
+                grad_hidden[rows] = (cast @ cast_weight) * w
+                if kind == torch.float32:
+                    grad_weight.addmm_(cast.T, chunk * w)
+                else:
+                    grad_weight += cast.T @ (chunk * w.to(kind))
                 if grad_bias is not None:
-                    grad_bias += gradient.sum(0)
+                    grad_bias += (gradient.T @ w)[:, 0]
         if grad_hidden is not None and grad_weight is not None:
             ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total
@@ -117,3 +126,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale = upstream[0][0]
         grads = [None if g is None else g * scale for g in ctx.saved_tensors]
         return (*grads, None, None, None, None, None, None)
+
+
+def rows_at_once(vocab_size: int) -> int:
+    """Tokens whose logits exist at once: CHUNK numbers, within bounds that matrix products like."""
+    return min(max(CHUNK // vocab_size, 128), 2048)
+
+
+def _matmul_type(hidden: Tensor) -> torch.dtype:
+    """bf16 where autocast is on; the softmax is fp32 in any case."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype

@@ -146,6 +146,35 @@ def test_a_special_is_never_made_from_text(pair: tuple[Tokenizer, Any]) -> None:
     assert all(ours.piece_bytes(token) == b"" for token in ours.specials.values())
 
 
+def test_the_characters_of_specials_are_as_in_transformers(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    if folder.name.startswith("unigram"):
+        pytest.skip("that model would give the special: its characters are taken apart before it sees them")
+    theirs = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
+    for text in (f"a{END} b", "the [MASK] [SEP]", "[CLS]"):
+        assert (
+            load_tokenizer(folder).encode(text).tolist()
+            == theirs(text, add_special_tokens=False)["input_ids"]
+        )
+
+
+def test_the_configuration_stands_above_the_definition(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    saved(lambda own: word_piece(own, False), tmp_path)
+    text = "Über the SEA 海"
+    before = load_tokenizer(tmp_path).encode(text).tolist()
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"do_lower_case": True}
+    write_json(tmp_path / "tokenizer_config.json", config)
+    after = load_tokenizer(tmp_path).encode(text).tolist()
+    assert (
+        before
+        != after
+        == AutoTokenizer.from_pretrained(tmp_path)(text, add_special_tokens=False)["input_ids"]
+    )
+
+
 def test_saved_and_loaded_it_is_the_same(pair: tuple[Tokenizer, Any], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -89,7 +89,13 @@ def all_kinds(
 ) -> dict[str, Any]:
     return {
         kind: train_steps(
-            make_engine(kind, world, precision, accumulation, model), rank, world, 0, STEPS, accumulation, model
+            make_engine(kind, world, precision, accumulation, model),
+            rank,
+            world,
+            0,
+            STEPS,
+            accumulation,
+            model,
         )
         for kind in kinds
     }

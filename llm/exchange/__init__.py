@@ -1,0 +1,7 @@
+"""Models in the files of Hugging Face's libraries, both ways.
+
+run, checkpoint ──► architectures.py ──► config.json, *.safetensors ──► transformers
+                    tokenizer_files.py ► tokenizer.json, tokenizer_config.json
+transformers ─────► config.json, *.safetensors ──► architectures.py ──► model.json, weights.safetensors
+                    tokenizer files ──► data_jobs.tokenizer_hf
+"""

@@ -1,0 +1,51 @@
+"""Fields of a config.json, read with a sentence for what cannot be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.errors import UserError
+
+Config = dict[str, Any]
+
+_PLAIN = {
+    "sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu", "leaky_relu": "leaky_relu", "relu2": "relu2",
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "silu": "silu", "swish": "silu",
+}  # fmt: skip
+_GATED = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "gelu_python": "geglu"}
+
+
+def need(config: Config, name: str, default: Any = None) -> Any:
+    """A field that must be there (null counts as absent), or its architecture's default."""
+    value = config.get(name)
+    value = default if value is None else value
+    if value is None:
+        raise UserError(f"config.json: {name} is missing")
+    return value
+
+
+def refuse_where(config: Config, wanted: dict[str, Any]) -> None:
+    """UserError naming the fields that are there with another value than the one that our models have."""
+    wrong = [
+        f"{name} is {config[name]!r}, only {value!r} can be imported"
+        for name, value in wanted.items()
+        if config.get(name) is not None and config[name] != value
+    ]
+    if wrong:
+        raise UserError(f"config.json: {'; '.join(wrong)}")
+
+
+def activation_from(name: str, gated: bool) -> str:
+    """Our name of an activation, or of the gate that it makes."""
+    known = _GATED if gated else _PLAIN
+    if name not in known:
+        raise UserError(
+            f"config.json: the activation '{name}' cannot be imported; known are {', '.join(known)}"
+        )
+    return known[name]
+
+
+def activation_to(name: str) -> str:
+    """Their name of an activation of ours."""
+    return {"swiglu": "silu", "geglu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}.get(name, name)

@@ -1,0 +1,130 @@
+"""An imported model folder: `model.json`, `weights.safetensors` with our names, `tokenizer/`.
+
+`model.json` is written last and vouches for the rest: format, settings, vocabulary, architecture, the
+tokenizer's fingerprint, the digest of the weights.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cluster.errors import RunError, UserError
+from cluster.places import sync_folder
+from cluster.sealed import unseal
+from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from llm.exchange.tensor_files import TensorFiles, digest_of
+from llm.settings import ModelSettings
+
+FORMAT = "manta-model-1"
+MODEL, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An imported model, opened: nothing of its weights is read yet."""
+
+    path: Path
+    record: dict[str, Any]
+    """model.json."""
+    settings: ModelSettings
+    vocab_size: int
+    """Rows of the embedding; the tokenizer may have fewer entries."""
+    tokenizer: Tokenizer
+    files: TensorFiles
+
+    def fill(self, model: nn.Module) -> None:
+        """Copy the weights into a model of these settings. What the record calls fresh stays as it is."""
+        fresh = tuple(self.record["fresh"])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():  # a tied one once
+                if name in self.files.entries:
+                    parameter.copy_(self.files.read(name))
+                elif not (fresh and name.startswith(fresh)):
+                    raise RunError(f"{self.path / WEIGHTS}: {name} is missing")
+
+    def run_settings(self) -> dict[str, Any]:
+        """In the form of a run's settings, for those who measure and generate: its text is not cleaned."""
+        return {
+            "format": FORMAT,
+            "model": self.settings.model_dump(mode="json"),
+            "pretrain": {"length": self.settings.context, "precision": "fp32"},
+            "corpus": {
+                "path": None,
+                "vocab_size": self.vocab_size,
+                "tokenizer": self.tokenizer.fingerprint,
+                "clean": {"form": "none", "control_characters": "keep"},
+            },
+        }
+
+    def aside(self) -> dict[str, Tensor]:
+        """Tensors that our model has no place for: the classifier of a fine-tuned one."""
+        return {name: self.files.read(name) for name in self.record["aside"]}
+
+
+def is_model_folder(path: str | Path) -> bool:
+    """Is this an imported model?"""
+    return (Path(path) / MODEL).is_file()
+
+
+def read_imported(path: str | Path) -> Imported:
+    """Open an imported model. UserError where it is none, RunError where a file is damaged."""
+    folder = Path(path)
+    try:
+        record = unseal((folder / MODEL).read_bytes())
+    except OSError as error:
+        raise UserError(f"{folder / MODEL}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise RunError(f"{folder / MODEL}: damaged: {error}") from None
+    if record.get("format") != FORMAT:
+        raise UserError(f"{folder / MODEL}: format {record.get('format')!r}, this version reads {FORMAT!r}")
+    weights = folder / WEIGHTS
+    try:
+        digest = digest_of(weights)
+    except OSError as error:
+        raise RunError(f"{weights}: cannot be read: {error.strerror}") from None
+    if digest != record["weights"]:
+        raise RunError(
+            f"{weights}: digest {digest[:16]}, written with {record['weights'][:16]}: it was changed"
+        )
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    if tokenizer.fingerprint != record["tokenizer"]:
+        raise RunError(
+            f"{folder / TOKENIZER}: fingerprint {tokenizer.fingerprint}, {MODEL} says {record['tokenizer']}"
+        )
+    settings = ModelSettings.model_validate(record["model"])
+    return Imported(folder, record, settings, record["vocab_size"], tokenizer, TensorFiles([weights]))
+
+
+def check_new(out: Path) -> None:
+    """UserError where there is something: said before any work, too."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"{out}: there is something already, and nothing is written over; choose another place"
+        )
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that gets its name when all went well. UserError where `out` is not empty."""
+    check_new(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    try:
+        os.chmod(tmp, 0o755)
+        yield tmp
+        sync_folder(tmp)
+        os.rename(tmp, out)  # an empty folder of this name is replaced
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+    sync_folder(out.parent)

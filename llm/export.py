@@ -1,0 +1,124 @@
+"""A model of ours to a folder of Hugging Face's: `python -m llm.export RUN OUT`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cluster.errors import RunError, UserError, run_command
+from data_jobs.tokenizer import load_tokenizer
+from llm.exchange.architectures import EMBEDDING, HEAD
+from llm.exchange.exporting import Source, export_model, source_of
+from llm.exchange.model_folder import check_new, is_model_folder, read_imported
+from llm.settings import ModelSettings
+from llm.train.checkpoints.load import CheckpointReader
+from llm.train.checkpoints.save import committed_folders
+from llm.train.run_folder import RunFolder
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def main(argv: list[str]) -> int:
+    """Entry of the command."""
+    options = _parser().parse_args(argv)
+    path, out = Path(options.run), Path(options.out)
+    check_new(out)
+    source = source_of(read_imported(path)) if is_model_folder(path) else _of_run(path)
+    with tqdm(desc="export", unit="tensor", disable=None) as bar:
+
+        def progress(done: int, whole: int) -> None:
+            bar.total = whole
+            bar.update(done - bar.n)
+
+        architecture = export_model(source, out, options.shard_size, _DTYPES.get(options.dtype), progress)
+    files = sorted(file.name for file in out.iterdir())
+    if options.json:
+        print(json.dumps({"path": str(out), "architecture": architecture.name, "files": files}))
+    else:
+        print(f"{out}: {architecture.name}, {', '.join(files)}")
+    return 0
+
+
+def _of_run(path: Path) -> Source:
+    """A run folder (its newest good checkpoint) or one of its checkpoints."""
+    if (path / "index.json").exists():
+        folder, reader = RunFolder(path.parent.parent), CheckpointReader(path, weights_only=True)
+        record = folder.read_settings()
+    else:
+        folder = RunFolder(path)
+        record = folder.read_settings()
+        reader = _newest(folder)
+    tokenizer = load_tokenizer(folder.tokenizer)
+    if tokenizer.fingerprint != record["corpus"]["tokenizer"]:
+        raise RunError(
+            f"{folder.tokenizer}: fingerprint {tokenizer.fingerprint}, the run was trained with "
+            f"{record['corpus']['tokenizer']}"
+        )
+    settings = ModelSettings.model_validate(record["model"])
+    names = {name: info for info in reader.tensors for name in (info.name, *info.aliases)}
+    if settings.tied and EMBEDDING in names:
+        names.pop(HEAD, None)  # the same tensor
+    return Source(
+        settings, tokenizer, {name: info.shape for name, info in names.items()}, _reading(reader, names)
+    )
+
+
+def _reading(reader: CheckpointReader, names: dict) -> Callable[[str], Tensor]:
+    def read(name: str) -> Tensor:
+        info = names[name]
+        size = int(torch.Size(info.shape).numel())
+        return torch.from_numpy(reader.read(info.name, "weight", 0, size)).view(info.shape)
+
+    return read
+
+
+def _newest(folder: RunFolder) -> CheckpointReader:
+    """The newest checkpoint of which every weight passes its digest; one tensor at a time."""
+    reasons = []
+    for candidate in committed_folders(folder.checkpoints):
+        try:
+            reader = CheckpointReader(candidate, weights_only=True)
+            for info in reader.tensors:
+                reader.read(info.name, "weight", 0, int(torch.Size(info.shape).numel()))
+            return reader
+        except RunError as error:
+            reasons.append(str(error))
+            print(f"warning: checkpoint passed over: {error}", file=sys.stderr, flush=True)
+    if not reasons:
+        raise UserError(f"{folder.path}: has no checkpoint yet; train it first: python -m llm.pretrain")
+    raise RunError(f"{folder.checkpoints}: no good checkpoint\n       " + "\n       ".join(reasons))
+
+
+def _bytes(text: str) -> int:
+    """'5GB' to bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB|)", text.upper())
+    if not match or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; give bytes, or a number with KB, MB or GB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m llm.export", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "run", metavar="RUN", help="a run folder, one of its checkpoints, or an imported model"
+    )
+    parser.add_argument("out", metavar="OUT", help="where the files are written: a new or an empty folder")
+    parser.add_argument(
+        "--shard-size", type=_bytes, default="5GB", help="most bytes of one file of weights (default 5GB)"
+    )
+    parser.add_argument("--dtype", choices=_DTYPES, help="type of the weights (default: as they are stored)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)
