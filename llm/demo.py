@@ -101,11 +101,25 @@ def demo_stages(corpus: Path, run: Path, bert: Path) -> list[Stage]:
             "evaluate",
             50,
             (evaluation, guesses),
-            lambda: [evaluate(run, evaluation), evaluate(bert, guesses)],
+            lambda: for_both(evaluate, (run, evaluation), evaluate, (bert, guesses)),
         ),
-        Stage("generate", 50, (texts, fillings), lambda: [generate(run, texts), fill(bert, fillings)]),
+        Stage(
+            "generate",
+            50,
+            (texts, fillings),
+            lambda: for_both(generate, (run, texts), fill, (bert, fillings)),
+        ),
         Stage("compress", 10, (baselines,), lambda: compress(corpus, baselines)),
     ]
+
+
+def for_both(
+    first: Callable[[Path, Path], None], its: tuple[Path, Path],
+    second: Callable[[Path, Path], None], others: tuple[Path, Path],
+) -> None:  # fmt: skip
+    """The GPT's part of a stage, then the BERT's."""
+    first(*its)
+    second(*others)
 
 
 def run_stage(stage: Stage, ledger: Path) -> None:

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         rows, tokens, size = _corpus_rows(loaded, options.split, options.batch)
         what = f"{loaded.settings['corpus']['path']} {options.split}"
     objective = Objective(loaded.model, options.precision or _trained(loaded, "precision", "fp32")).eval()
-    guesses = _Guesses(loaded.tokenizer.vocab_size)
+    guesses = _Guesses(loaded.model.vocab_size)
     with torch.no_grad():
         found = measure(loaded.model, objective, guesses.watch(rows), Group(0, 1, torch.device("cpu")))
     if is_bert:
@@ -100,7 +100,7 @@ def _text_rows(loaded: Loaded, file: Path, length: int, batch: int) -> tuple[Val
 
 
 def _corpus_rows(loaded: Loaded, split: str, batch: int) -> tuple[Validation, int, int]:
-    if "corpus" not in loaded.settings:
+    if loaded.settings["corpus"]["path"] is None:
         raise UserError("an imported model has no corpus of its own: give --text FILE")
     corpus = open_corpus(loaded.settings["corpus"]["path"])
     if corpus.corpus_id != loaded.settings["corpus"]["corpus_id"]:

@@ -1,77 +1,246 @@
-"""Write text with a trained GPT: `python -m llm.generate RUN --prompt TEXT`."""
+"""Write on with a trained GPT, or fill the masks with a BERT: `python -m llm.generate RUN --prompt TEXT`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-
-import torch
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from cluster.errors import UserError, run_command
-from llm.loading import load
-from llm.model.generation import generate
+from data_jobs.tokenizer import Tokenizer
+from llm.loading import Loaded, load
+from llm.model.bert import BERT
+from llm.model.filling import Filling, fill
+from llm.model.generation import write
+from llm.model.gpt import GPT
+from llm.model.sampling import Sampling
+
+MASK = "[MASK]"
+ROWS = 16  # prompts that are written on at once
+GPT_FLAGS = ("tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "stop")
+BERT_FLAGS = ("top",)
 
 
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
-    if (
-        options.tokens < 1
-        or not options.temperature >= 0
-        or (options.top_k is not None and options.top_k < 1)
-    ):
-        raise UserError("--tokens and --top-k must be at least 1, --temperature at least 0")
+    prompts = _prompts(options)
+    if options.top is not None and options.top < 1:
+        raise UserError(f"--top must be at least 1, it is {options.top}")
+    sampling = _sampling(options)
     loaded = load(options.run)
-    tokenizer, context = loaded.tokenizer, loaded.settings["pretrain"]["length"]  # what it was trained to see
-    prompt = [tokenizer.eos_id, *(int(i) for i in tokenizer.encode(options.prompt))]
-    if len(prompt) > context:
-        raise UserError(f"--prompt is {len(prompt)} tokens long, the model sees {context}: shorten it")
-    specials = set(tokenizer.specials.values())
-    with torch.no_grad():
-        new = generate(
-            loaded.model, prompt, options.tokens, context, options.temperature, options.top_k, options.seed,
-            stop=tokenizer.eos_id, forbidden=tuple(specials - {tokenizer.eos_id}),
-        )  # fmt: skip
-        if options.json:
-            text = options.prompt + tokenizer.decode(list(new))
-            print(
-                json.dumps({"prompt": options.prompt, "text": text, "step": loaded.step}, ensure_ascii=False)
-            )
-            return 0
-        sys.stdout.write(options.prompt)
-        waiting = b""  # bytes of a character that is not whole yet
-        for token in new:
-            waiting += tokenizer.piece_bytes(token)
-            text, waiting = _whole(waiting)
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        sys.stdout.write(waiting.decode("utf-8", "replace") + "\n")
+    kind, others = ("GPT", BERT_FLAGS) if isinstance(loaded.model, GPT) else ("BERT", GPT_FLAGS)
+    if unfit := [_flag(name) for name in others if getattr(options, name) is not None]:
+        raise UserError(
+            f"{', '.join(unfit)}: {options.run} is a {kind}, which has no use for it: leave it out"
+        )
+    if isinstance(loaded.model, GPT):
+        _write(loaded, loaded.model, prompts, sampling, options.stop or [], options.json)
+    else:
+        _fill(loaded, loaded.model, prompts, options.top or 5, options.json)
     return 0
 
 
-def _whole(data: bytes) -> tuple[str, bytes]:
-    """The characters that are complete, and the at most 3 bytes that may begin the next one."""
-    for cut in range(len(data), max(len(data) - 4, -1), -1):
-        try:
-            return data[:cut].decode(), data[cut:]
-        except UnicodeDecodeError:
+def _write(
+    loaded: Loaded, model: GPT, prompts: list[str], sampling: Sampling, stops: list[str], as_json: bool
+) -> None:
+    """Print what the model adds to each prompt: as it comes for one prompt, else batch by batch."""
+    tokenizer, context = loaded.tokenizer, _context(loaded)
+    rows = [start_of(loaded, tokenizer, prompt) for prompt in prompts]
+    _check_lengths(prompts, [len(row) for row in rows], context)
+    specials = {*tokenizer.specials.values(), *range(tokenizer.vocab_size, model.vocab_size)}
+    sampling = Sampling(
+        **vars(sampling)
+        | {"stop": tokenizer.eos_id, "forbidden": tuple(sorted(specials - {tokenizer.eos_id}))}
+    )
+    stream = len(prompts) == 1 and not as_json
+    if stream:
+        _show(prompts[0])
+    for first in range(0, len(rows), ROWS):
+        texts = prompts[first : first + ROWS]
+        for row, piece in write(
+            model, tokenizer, rows[first : first + ROWS], sampling, context, stops, first
+        ):
+            texts[row] += piece
+            if stream:
+                _show(piece)
+        for prompt, text in zip(prompts[first : first + ROWS], texts, strict=True):
+            if as_json:
+                _show(_json({"prompt": prompt, "text": text, "step": loaded.step}) + "\n")
+            elif not stream:
+                _show(f"{text}\n\n")
+    if stream:
+        _show("\n")
+
+
+def start_of(loaded: Loaded, tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids that a text begins with: after the eos of the text before, as training rows do.
+
+    An imported model says itself with what (`start` of its settings). A row is never empty.
+    """
+    start = loaded.settings.get("start", [tokenizer.eos_id])
+    return [*start, *(int(token) for token in tokenizer.encode(prompt))] or [tokenizer.eos_id]
+
+
+def _fill(loaded: Loaded, model: BERT, prompts: list[str], top: int, as_json: bool) -> None:
+    """Print what can stand for each [MASK], and the text with the likeliest of each."""
+    tokenizer = loaded.tokenizer
+    if without := [prompt for prompt in prompts if MASK not in prompt]:
+        raise UserError(
+            f"--prompt {_short(without[0])}: has no {MASK}, and a BERT writes nothing else: put {MASK} where "
+            "it is to fill a token in"
+        )
+    rows = [masked_row(tokenizer, prompt) for prompt in prompts]
+    _check_lengths(prompts, [len(row) for row in rows], _context(loaded))
+    forbidden = {*tokenizer.specials.values(), *range(tokenizer.vocab_size, model.vocab_size)}
+    for prompt, row in zip(prompts, rows, strict=True):
+        fillings = fill(model, row, tokenizer.mask_id, top, sorted(forbidden))
+        text = filled_text(prompt, [tokenizer.decode([f.candidates[0][0]]) for f in fillings])
+        if as_json:
+            masks = [_mask_json(tokenizer, filling) for filling in fillings]
+            _show(_json({"prompt": prompt, "text": text, "masks": masks, "step": loaded.step}) + "\n")
             continue
-    return data.decode("utf-8", "replace"), b""
+        lines = [text]
+        for number, filling in enumerate(fillings, 1):
+            found = (f"{tokenizer.decode([token])!r} {share:.1%}" for token, share in filling.candidates)
+            lines.append(f"  {MASK} {number}: {', '.join(found)}")
+        _show("\n".join(lines) + "\n")
+
+
+def masked_row(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """[CLS] text [SEP], where each literal [MASK] is a mask token and the text between is encoded by itself.
+
+    One blank before a [MASK] belongs to the mask: tokens of words carry the blank before them, so that a
+    model has never seen a blank alone there.
+    """
+    row = [tokenizer.cls_id]
+    *parts, last = prompt.split(MASK)
+    for part in parts:
+        row += [*(int(token) for token in tokenizer.encode(part.removesuffix(" "))), tokenizer.mask_id]
+    return [*row, *(int(token) for token in tokenizer.encode(last)), tokenizer.sep_id]
+
+
+def filled_text(prompt: str, fillings: Sequence[str]) -> str:
+    """The prompt with a text for each [MASK], with which the blank before it goes. None begins the whole."""
+    *parts, last = prompt.split(MASK)
+    text = ""
+    for part, filling in zip(parts, fillings, strict=True):
+        text += part.removesuffix(" ")
+        text += filling if text else filling.removeprefix(" ")
+    return text + last
+
+
+def _mask_json(tokenizer: Tokenizer, filling: Filling) -> dict[str, Any]:
+    return {
+        "position": filling.position,
+        "candidates": [
+            {"token": token, "text": tokenizer.decode([token]), "probability": share}
+            for token, share in filling.candidates
+        ],
+    }
+
+
+def _context(loaded: Loaded) -> int:
+    """What the model was trained to see; of an imported one, what it can see."""
+    context: int = loaded.model.settings.context
+    return min(context, loaded.settings.get("pretrain", {}).get("length", context))
+
+
+def _check_lengths(prompts: list[str], lengths: list[int], context: int) -> None:
+    long = [(prompt, length) for prompt, length in zip(prompts, lengths, strict=True) if length > context]
+    if long:
+        raise UserError(
+            "\n".join(
+                f"--prompt {_short(prompt)}: {length:,} tokens long with its specials, the model sees "
+                f"{context:,}: shorten it by {length - context:,} tokens"
+                for prompt, length in long
+            )
+        )
+
+
+def _prompts(options: argparse.Namespace) -> list[str]:
+    """Those of --prompt, then those of the file."""
+    prompts: list[str] = list(options.prompt or [])
+    if options.prompts is not None:
+        try:
+            text = Path(options.prompts).read_bytes().decode("utf-8").replace("\r\n", "\n")
+        except OSError as error:
+            raise UserError(f"--prompts {options.prompts}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"--prompts {options.prompts}: not UTF-8 at byte {error.start}") from None
+        prompts += text.removesuffix("\n").split("\n") if text else []
+    if not prompts:
+        raise UserError("there is no prompt: give --prompt TEXT, or --prompts FILE with one a line")
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"--prompt {_short(prompt)}: not UTF-8") from None
+    return prompts
+
+
+def _sampling(options: argparse.Namespace) -> Sampling:
+    """Of the flags that are given. --stop is text and no part of it."""
+    given = {name: getattr(options, name) for name in GPT_FLAGS if name != "stop"}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given.get("top_k") == 0:
+        given["top_k"] = None
+    if "" in (options.stop or []):
+        raise UserError("--stop is an empty text: leave it out")
+    try:
+        return Sampling(**given)
+    except ValueError as error:
+        problems = (problem.split(" ", 1) for problem in str(error).split("; "))
+        raise UserError("; ".join(f"{_flag(name)} {rest}" for name, rest in problems)) from None
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def _json(value: dict[str, Any]) -> str:
+    """On one line for every reader: Python's, too, ends lines at U+0085, U+2028 and U+2029."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text.translate({code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)})
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llm.generate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", metavar="RUN", help="a run folder or one of its checkpoints")
-    parser.add_argument("--prompt", required=True, help="the text to go on from")
-    parser.add_argument("--tokens", type=int, default=200, help="most tokens to write (default 200)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0: always the likeliest (default 0.8)"
-    )
-    parser.add_argument(
-        "--top-k", type=int, default=50, help="draw from so many likeliest tokens (default 50)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default 0)")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add, of = parser.add_argument, Sampling()
+    add("run", metavar="RUN", help="a run folder, one of its checkpoints, or an imported model")
+    add(
+        "--prompt", action="append", metavar="TEXT",
+        help=f"the text to go on from, or with a {MASK} for each token to fill in; again for more texts",
+    )  # fmt: skip
+    add("--prompts", metavar="FILE", help="a text file with a prompt in each line")
+    add("--json", action="store_true", help="one JSON object on stdout, a line for each prompt")
+    gpt = parser.add_argument_group("with a GPT").add_argument
+    gpt("--tokens", type=int, help=f"most tokens to write (default {of.tokens})")
+    gpt("--temperature", type=float, help=f"0: always the likeliest (default {of.temperature})")
+    gpt("--top-k", type=int, help=f"draw from so many likeliest tokens; 0: from all (default {of.top_k})")
+    gpt(
+        "--top-p", type=float,
+        help=f"draw from the likeliest that have this probability together (default {of.top_p:g}: all)",
+    )  # fmt: skip
+    gpt(
+        "--repetition-penalty", type=float,
+        help=f"above 1: less of what is in the text already (default {of.repetition_penalty:g}: none)",
+    )  # fmt: skip
+    gpt("--seed", type=int, help=f"same seed, same text (default {of.seed})")
+    gpt("--stop", action="append", metavar="TEXT", help="end before this text; again for more texts")
+    bert = parser.add_argument_group("with a BERT").add_argument
+    bert("--top", type=int, help="candidates that are shown for each mask (default 5)")
     return parser
 
 

@@ -6,6 +6,7 @@ import argparse
 import secrets
 import sys
 from pathlib import Path
+from typing import Any
 
 from cluster import places
 from cluster.errors import run_command
@@ -15,6 +16,7 @@ from data_jobs import open_corpus
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.launch import check_fits, launch
 from llm.train.run_folder import RunFolder, begin_run, open_run, set_aside
+from llm.train.start import check_start, open_start
 from llm.train.worker import Job
 
 DESCRIPTION = """Pretrain a model on a corpus. The same command again continues from the last good checkpoint
@@ -23,10 +25,21 @@ and ends with the same result; a finished run is left alone."""
 
 def main(argv: list[str]) -> int:
     recipe = read_command("python -m llm.pretrain", DESCRIPTION, argv, _options)
-    model, settings = recipe.need(ModelSettings), recipe.need(PretrainSettings)
+    settings = recipe.need(PretrainSettings)
+    start = open_start(settings.start_from) if settings.start_from is not None else None
+    if start is not None and "model" not in recipe.sections:
+        model = start.settings
+    else:
+        model = recipe.need(ModelSettings)
     run = RunFolder(Path(recipe.out("pretrain")).absolute())
     corpus_path = settings.corpus or recipe.out("corpus")
     corpus = open_corpus(corpus_path, "read")  # the workers check what they read
+    vocab_size = corpus.tokenizer.vocab_size
+    if start is not None:
+        assert settings.start_from is not None
+        check_start(start, settings.start_from, model, corpus.tokenizer.fingerprint)
+        vocab_size = start.vocab_size
+        settings = settings.model_copy(update={"start_from": str(Path(settings.start_from).absolute())})
     record = open_run(
         run,
         model,
@@ -35,7 +48,7 @@ def main(argv: list[str]) -> int:
             "path": str(Path(corpus_path).absolute()),
             "corpus_id": corpus.corpus_id,
             "tokenizer": corpus.tokenizer.fingerprint,
-            "vocab_size": corpus.tokenizer.vocab_size,
+            "vocab_size": vocab_size,
             "clean": {
                 name: corpus.manifest["settings"][f"clean.{name}"] for name in ("form", "control_characters")
             },
@@ -57,6 +70,7 @@ def main(argv: list[str]) -> int:
             model=record["model"],
             pretrain=record["pretrain"],
             corpus=record["corpus"]["path"],
+            vocab_size=vocab_size,
             run=str(run.path),
             run_id=record["run_id"],
             launch=secrets.token_hex(8),
@@ -84,15 +98,24 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
 
 
-def _tell(recipe: Recipe, run: RunFolder, summary: dict[str, object]) -> None:
+def _tell(recipe: Recipe, run: RunFolder, summary: dict[str, Any]) -> None:
     if recipe.options.json:
         sys.stdout.write(places.to_json(summary).decode())
         return
     print(
         f"{run.path}: {summary['parameters']:,} parameters, {summary['steps']} steps, "
         f"loss {summary['loss']:.4f}, validation {summary['val_loss'] or float('nan'):.4f}, "
-        f"{summary['bits_per_byte'] or float('nan'):.4f} bits per byte"
+        + _measured(summary)
     )
+
+
+def _measured(summary: dict[str, Any]) -> str:
+    if "val_masked_accuracy" not in summary:
+        return f"{summary['bits_per_byte'] or float('nan'):.4f} bits per byte"
+    words = f"masked accuracy {summary['val_masked_accuracy']:.4f}"
+    if "val_nsp_accuracy" in summary:
+        words += f", next sentence accuracy {summary['val_nsp_accuracy']:.4f}"
+    return words
 
 
 if __name__ == "__main__":

@@ -13,16 +13,19 @@ from llm.data.samples import Ints
 class Segments(NamedTuple):
     """The segments of one group. Tokens are counted from `base`, so that 32 bits hold them.
 
-    A unit is a sentence, or a piece of one that is longer than a segment.
+    A unit is a sentence, a piece of one longer than a segment, or half of one alone in its segment.
     """
 
     base: int
     starts: np.ndarray  # [segments] int32: first token
     ends: np.ndarray  # [units] int32: where each ends (exclusive), rising
     first: np.ndarray  # [segments + 1] int32: the first unit of each, then the number of units
+    halved: np.ndarray  # [segments] bool: its two units are the halves of one sentence
     limit: np.ndarray  # [segments] int32: the unit after the last one of its document, rising
-    cuts: np.ndarray  # [cuts] int32: the unit after which each stands, by size; a cut is inside a segment
-    sizes: np.ndarray  # [cuts], rising: tokens from each cut to the end of its segment
+    cuts: np.ndarray  # [cuts] int32: the unit after which each stands, by kind; a cut is inside a segment
+    kinds: (
+        np.ndarray
+    )  # [cuts], rising: 2 x tokens from each cut to the end of its segment + (halves a sentence)
 
     @property
     def samples(self) -> int:
@@ -55,11 +58,11 @@ def cut_segments(bounds: Ints, sentence_ends: Ints, budget: int) -> Segments:
 
     A sentence longer than that is cut hard, into pieces of `budget` tokens and a rest. A segment of one
     sentence takes the last one of the segment before it where both then have two at least, so that there is a
-    place to part them. eos is in no segment.
+    place to part them; where that cannot be, the sentence is parted in its middle. eos is in no segment.
     """
     if not len(sentence_ends):
         none = np.zeros(0, np.int32)
-        return Segments(0, none, none, np.zeros(1, np.int32), none, none, none)
+        return Segments(0, none, none, np.zeros(1, np.int32), none, none, none, none)
     base = int(bounds[0])
     starts, ends, document = _units(bounds, sentence_ends, budget)
     opens = np.flatnonzero(np.diff(document, prepend=-1))
@@ -71,29 +74,36 @@ def cut_segments(bounds: Ints, sentence_ends: Ints, budget: int) -> Segments:
         chain.append(unit)
         unit = following[unit]
     first = _with_two(np.array([*chain, len(ends)]), starts, ends, document, budget)
+    segment_starts = starts[first[:-1]]
+    halved = first[:-1][(np.diff(first) == 1) & (ends[first[:-1]] - segment_starts >= 2)]
+    middles = (starts[halved] + ends[halved]) // 2
+    ends, is_half = np.insert(ends, halved, middles), np.insert(np.zeros(len(ends), bool), halved, True)
+    first, after = (at + np.searchsorted(halved, at, side="left") for at in (first, after[first[:-1]]))
     units = np.arange(len(ends))
     last = np.repeat(first[1:] - 1, np.diff(first))
     cuts = units[units < last]
-    sizes = ends[last[cuts]] - ends[cuts]
-    if budget < 1 << 16:
-        sizes = sizes.astype(np.uint16)  # sorted by radix, 5 times as fast
-    by_size = np.argsort(sizes, kind="stable")
+    kinds = 2 * (ends[last[cuts]] - ends[cuts]) + is_half[cuts]
+    if budget < 1 << 15:
+        kinds = kinds.astype(np.uint16)  # sorted by radix, 5 times as fast
+    by_kind = np.argsort(kinds, kind="stable")
     return Segments(
         base,
-        (starts[first[:-1]] - base).astype(np.int32),
+        (segment_starts - base).astype(np.int32),
         (ends - base).astype(np.int32),
         first.astype(np.int32),
-        after[first[:-1]].astype(np.int32),
-        cuts[by_size].astype(np.int32),
-        sizes[by_size],
+        is_half[first[:-1]],
+        after.astype(np.int32),
+        cuts[by_kind].astype(np.int32),
+        kinds[by_kind],
     )
 
 
 def pair(segments: Segments, segment: int, key: int, sample: int) -> Pair | None:
     """A segment as two parts, drawn by H64(key, sample). None where it has none.
 
-    Both parts are whole sentences, parted at a sentence end that is drawn. A false second part is looked for
-    whatever the label: a segment of one unit, or without such a part, is no pair for either label.
+    Both parts are whole sentences, parted at a sentence end that is drawn, or halves of a sentence. A false
+    second part is looked for whatever the label: a segment of one token, or without such a part, is no pair
+    for either label.
     """
     first, end = segments.first[segment : segment + 2].tolist()
     if end - first < 2:
@@ -102,28 +112,30 @@ def pair(segments: Segments, segment: int, key: int, sample: int) -> Pair | None
     cut = first + ((mix(draw) >> 32) * (end - first - 1) >> 32)
     start, stop = segments.span(segment)
     at = segments.base + int(segments.ends[cut])
-    second = false_part(segments, segment, stop - at, mix(draw ^ 2))
+    kind = 2 * (stop - at) + int(segments.halved[segment])
+    second = false_part(segments, segment, kind, mix(draw ^ 2))
     if second is None:
         return None
     is_next = mix(draw ^ 1) <= MASK64 >> 1
     return Pair(start, at, stop, at if is_next else second, is_next)
 
 
-def false_part(segments: Segments, segment: int, size: int, draw: int) -> int | None:
-    """Where a false second part of `size` tokens begins; None where the group has none.
+def false_part(segments: Segments, segment: int, kind: int, draw: int) -> int | None:
+    """Where a false second part begins, for a cut of this kind (see Segments); None where the group has none.
 
-    It is the true second part of a segment of another document, at a cut that leaves exactly as many tokens,
-    drawn with the weight that it has as a true one: 1 / cuts of its segment. So a second part of some length
-    is as likely with the one label as with the other: only what stands before it can tell.
+    It is the true second part of a segment of another document, at a cut that leaves exactly as many tokens
+    and halves a sentence where this one does, drawn with the weight that it has as a true one: 1 / cuts of
+    its segment. So a second part is as likely with the one label as with the other: only what stands before
+    it can tell.
     """
-    # Of the same width, or numpy would copy all the sizes for each sample.
-    low, high = np.searchsorted(segments.sizes, np.array([size, size + 1], segments.sizes.dtype))
+    # Of the same width, or numpy would copy all the kinds for each sample.
+    low, high = np.searchsorted(segments.kinds, np.array([kind, kind + 1], segments.kinds.dtype))
     cuts = segments.cuts[low:high]
     there = np.searchsorted(segments.first, cuts, side="right") - 1
     weights = 1 / (segments.first[there + 1] - segments.first[there] - 1)
     weights[segments.limit[there] == segments.limit[segment]] = 0
     reached = np.cumsum(weights)
-    if not reached[-1]:  # size is that of a cut of this segment, so there is one at least
+    if not reached[-1]:  # the kind is that of a cut of this segment, so there is one at least
         return None
     hit = np.searchsorted(reached, (draw >> 11) * 2.0**-53 * reached[-1], side="right")
     return segments.base + int(segments.ends[cuts[hit]])

@@ -58,6 +58,7 @@ class Imported:
             "format": FORMAT,
             "model": self.settings.model_dump(mode="json"),
             "pretrain": {"length": self.settings.context, "precision": "fp32"},
+            "start": self._start(),
             "corpus": {
                 "path": None,
                 "vocab_size": self.vocab_size,
@@ -65,6 +66,14 @@ class Imported:
                 "clean": {"form": "none", "control_characters": "keep"},
             },
         }
+
+    def _start(self) -> list[int]:
+        """What a text begins with: our own begins after an eos, others' with a bos that is no eos."""
+        specials = self.tokenizer.specials
+        if self.tokenizer.kind == "sentencepiece":
+            return [specials["eos"]]
+        bos = specials.get("bos")
+        return [] if bos is None or bos == specials.get("eos") else [bos]
 
     def aside(self) -> dict[str, Tensor]:
         """Tensors that our model has no place for: the classifier of a fine-tuned one."""

@@ -31,6 +31,8 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, ru
     for name, wanted in (("packing", settings.packing != "stream"), ("confine", settings.confine)):
         if model.kind == "bert" and wanted:
             raise UserError(f"pretrain.{name} is for a gpt, model.kind is bert: its samples are sentences")
+    if model.kind == "bert" and settings.samples.prompts:
+        raise UserError("pretrain.samples.prompts are for a gpt: a bert writes no text while it trains")
     if not corpus.sources("train"):
         raise UserError(f"{corpus.path}: its train split is empty")
     if make_rule(corpus, model, settings).name == "stream":  # others read the whole corpus: the workers do

@@ -21,18 +21,20 @@ from llm.data.order import Order, order_of_corpus
 from llm.data.rules import Rule, rule_of
 from llm.data.validation import validation_of_corpus
 from llm.model import Model, make_model
-from llm.model.generation import generate
+from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
+from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import CheckpointReader, load_newest
-from llm.train.checkpoints.save import CheckpointSaver, sweep_torn
+from llm.train.checkpoints.save import CheckpointSaver, committed_folders, sweep_torn
 from llm.train.engine import Engine
 from llm.train.group import Group
 from llm.train.loop import Parts, train
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
 from llm.train.run_folder import RunFolder, environment
+from llm.train.start import open_start
 from llm.train.tracking import MetricsFile, Sink, Tracker
 from llm.train.validate import Measured, measure
 
@@ -44,6 +46,7 @@ class Job:
     model: dict[str, Any]
     pretrain: dict[str, Any]
     corpus: str
+    vocab_size: int
     run: str
     run_id: str
     launch: str
@@ -85,7 +88,10 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
     order = shared_order(corpus, settings, rule, folder, group)
     plan = BatchPlan([(0, settings.batch)])
     micro_batch = even_micro_batch(settings.batch, group.world, settings.micro_batch)
-    model = make_model(model_settings, corpus.tokenizer.vocab_size, settings.seed).to(group.device)
+    model = make_model(model_settings, job.vocab_size, settings.seed)
+    if settings.start_from is not None and not committed_folders(folder.checkpoints):
+        open_start(settings.start_from).fill(model)
+    model = model.to(group.device)
     objective = Objective(model, settings.precision, settings.z_loss)
     engine = make_engine(objective, settings, group, micro_batch)
     if group.rank == 0:
@@ -132,15 +138,16 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
 
     def write_samples(step: int) -> None:
         tokenizer, wanted = corpus.tokenizer, settings.samples
+        sampling = Sampling(
+            tokens=wanted.tokens, seed=settings.seed, forbidden=tuple(tokenizer.specials.values())
+        )
         for prompt in wanted.prompts:
             ids = [tokenizer.eos_id, *(int(i) for i in tokenizer.encode(prompt))]
-            new = list(
-                generate(
-                    lambda x: engine.forward(Inputs(x.to(group.device)), "logits"), ids, wanted.tokens,
-                    settings.length,
-                    seed=settings.seed, forbidden=tuple(tokenizer.specials.values()),
-                )
-            )  # fmt: skip
+
+            def forward(shown: torch.Tensor) -> torch.Tensor:
+                return engine.forward(Inputs(shown.to(group.device)), "logits").cpu()
+
+            new = list(generate_uncached(forward, ids, sampling, settings.length))
             if group.rank == 0:
                 line = {"step": step, "prompt": prompt, "text": prompt + tokenizer.decode(new)}
                 with open(folder.samples, "a", encoding="utf-8") as file:

@@ -51,19 +51,39 @@ def test_segments_hold_every_sentence_once(sizes: list[list[int]], budget: int) 
         if (
             stop == following
         ):  # in one document: the next sentence does not fit, or was given away to make two
-            next_end = int(segments.ends[segments.first[i + 1]]) + segments.base
-            assert next_end - start > budget or units[i + 1] == 2
+            first = int(segments.ends[segments.first[i + 1]]) + segments.base
+            next_end = spans[i + 1][1] if segments.halved[i + 1] else first
+            assert next_end - start > budget or (units[i + 1] == 2 and not segments.halved[i + 1])
 
 
 def test_a_lone_sentence_takes_one_of_the_segment_before() -> None:
     segments = cut_segments(*bounds_and_ends([[3, 3, 3, 5], [9, 9]]), 10)
     assert [segments.span(i) for i in range(4)] == [(0, 6), (6, 14), (15, 24), (24, 33)]
-    assert segments.cuts.tolist() and np.diff(segments.first).tolist() == [2, 2, 1, 1]
+    assert segments.cuts.tolist() and np.diff(segments.first).tolist() == [2, 2, 2, 2]
+    assert segments.halved.tolist() == [False, False, True, True]  # those have no neighbour to spare
+
+
+def test_halves_are_paired_with_halves() -> None:
+    """Or a second part that begins inside a sentence would tell the label."""
+    segments = cut_segments(*bounds_and_ends([[20, 20], [10, 10], [20, 7], [10, 10]]), 20)
+    assert segments.halved.tolist() == [True, True, False, True, True, False]
+    middles = {segments.span(i)[0] + 10 for i in (0, 1, 3)}
+    for epoch in range(50):
+        for i in (0, 1, 3):
+            found = pair(segments, i, epoch, i)
+            assert found is not None and found.cut == found.start + 10 and found.second in middles
+        found = pair(segments, 2, epoch, 2)
+        assert found is not None and found.second not in middles
+        assert pair(segments, 4, epoch, 4) is None  # nothing else has 4 tokens after a middle
 
 
 def test_pairs_follow_or_are_of_another_document() -> None:
     segments = cut_segments(np.array(TEXT.bounds), TEXT.sentence_ends, BUDGET)
     starts = {0, *TEXT.bounds, *TEXT.sentence_ends.tolist()}
+    spans = [segments.span(i) for i in range(segments.samples)]
+    middles = {
+        (start + stop) // 2 for (start, stop), half in zip(spans, segments.halved, strict=True) if half
+    }
     labels, none, cuts = [], 0, set()
     for epoch in range(20):
         for i in range(segments.samples):
@@ -73,13 +93,17 @@ def test_pairs_follow_or_are_of_another_document() -> None:
                 continue
             start, stop = segments.span(i)
             assert (found.start, found.stop) == (start, stop) and start < found.cut < stop
-            assert found.cut in starts
             size = found.stop - found.cut
+            if segments.halved[i]:
+                assert found.cut == (start + stop) // 2
+                assert found.second == found.cut if found.is_next else found.second in middles
+            else:
+                assert found.cut in starts
             if found.is_next:
                 assert found.second == found.cut
             else:
                 assert TEXT.document_of(found.second) != TEXT.document_of(start)
-                assert found.second in starts and found.second + size in starts
+                assert segments.halved[i] or (found.second in starts and found.second + size in starts)
                 assert TEXT.document_of(found.second) == TEXT.document_of(found.second + size - 1)
                 assert 3 not in TEXT.tokens[found.second : found.second + size]
             labels.append(found.is_next)
@@ -142,7 +166,7 @@ def test_rows_of_pairs() -> None:
     assert micro.next_labels is not None and micro.next_weights is not None
     seen, text = 0, TEXT.tokens.astype(np.int64)
     where: dict[bytes, list[int]] = {}
-    for at in [0, *TEXT.bounds[:-1], *TEXT.sentence_ends.tolist()]:
+    for at in range(len(text) - 1):
         where.setdefault(text[at : at + 2].tobytes(), []).append(at)
 
     def places(part: np.ndarray) -> list[int]:
