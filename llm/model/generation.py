@@ -180,7 +180,7 @@ def write(
     stops: Sequence[str] = (),
     first: int = 0,
 ) -> Iterator[tuple[int, str]]:
-    """Yield (row, text) as `generate` goes on; the pieces of a row, joined, are what it adds to its prompt."""
+    """Yield (row, text) as `generate` goes on: pieces of what each row adds to its prompt."""
     streams = [TextStream(stops) for _ in prompts]
     ended: set[int] = set()
     for row, token in generate(model, prompts, sampling, context, ended, first):
