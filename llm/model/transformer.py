@@ -121,11 +121,19 @@ class Transformer(nn.Module):
         return Sight(rotary, plain, wide, near)
 
     def _has_kernel_of_runs(self, x_BTD: Tensor) -> bool:
-        """Whether attention of variable length is there: on GPUs, in half precision, without dropout."""
-        device = x_BTD.device.type
+        """Whether attention of variable length can be used: on GPUs from compute capability 8.0 on, in half
+        precision, for heads of 8, 16, .. 256, without dropout."""
+        device, size = x_BTD.device.type, self.settings.head_width
+        if (
+            device != "cuda"
+            or size % 8
+            or size > 256
+            or torch.cuda.get_device_capability(x_BTD.device) < (8, 0)
+        ):
+            return False
         half = torch.is_autocast_enabled(device) or x_BTD.dtype != torch.float32
         dropped = self.training and self.settings.dropout > 0
-        return device == "cuda" and half and self.settings.position != "alibi" and not dropped
+        return half and self.settings.position != "alibi" and not dropped
 
     def parameter_count(self) -> int:
         """Trained numbers, tied ones once."""
