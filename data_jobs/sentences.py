@@ -71,7 +71,9 @@ def token_ends(
 ) -> npt.NDArray[np.uint32]:
     """Byte offsets as token offsets: how many tokens reach the end of the sentence, its last one included.
 
-    Strictly increasing; the last one is the number of the document's tokens without its eos.
+    Strictly increasing; the last one is the number of the document's tokens without its eos. Tokens that add
+    nothing (other parts of a character, for some tokenizers) belong to the one that they follow.
     """
     reached = np.cumsum(token_bytes)
-    return np.unique(np.searchsorted(reached, byte_ends, side="left") + 1).astype(np.uint32)
+    first = np.minimum(np.searchsorted(reached, byte_ends, side="left"), len(reached) - 1)
+    return np.unique(np.searchsorted(reached, reached[first], side="right")).astype(np.uint32)

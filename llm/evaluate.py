@@ -24,6 +24,8 @@ from llm.train.objective import Objective
 from llm.train.validate import Measured, measure
 from llm.train.worker import make_rule, split_size
 
+IMPORTED_LENGTH = 1024  # tokens of a window, where a model was made for many more
+
 
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
@@ -31,8 +33,11 @@ def main(argv: list[str]) -> int:
     is_bert = loaded.model.settings.kind == "bert"
     if options.text:
         if is_bert:
-            raise UserError("--text is for a gpt: a bert is measured on the pairs of sentences of its corpus")
-        rows, tokens, size = _text_rows(loaded, Path(options.text), _length(loaded), options.batch)
+            raise UserError("--text is for a gpt: a bert is measured on the sentences of its run's corpus")
+        length = options.length or _length(loaded)
+        if length > loaded.model.settings.context:
+            raise UserError(f"--length {length}: the model sees {loaded.model.settings.context} tokens")
+        rows, tokens, size = _text_rows(loaded, Path(options.text), length, options.batch)
         what = options.text
     else:
         rows, tokens, size = _corpus_rows(loaded, options.split, options.batch)
@@ -40,16 +45,33 @@ def main(argv: list[str]) -> int:
     objective = Objective(loaded.model, options.precision or _trained(loaded, "precision", "fp32")).eval()
     guesses = _Guesses(loaded.model.vocab_size)
     with torch.no_grad():
-        found = measure(loaded.model, objective, guesses.watch(rows), Group(0, 1, torch.device("cpu")))
+        found = measure(
+            loaded.model, objective, guesses.watch(_ended(rows, loaded)), Group(0, 1, torch.device("cpu"))
+        )
     if is_bert:
         result = _bert_result(found, loaded, what, guesses)
     else:
-        result = _gpt_result(found, loaded, what, size * rows.tokens / tokens)
+        result = _gpt_result(found, loaded, what, size * rows.tokens / tokens, rows.length)
     if options.json:
         print(json.dumps(result))
     else:
         print(_bert_words(result) if is_bert else _gpt_words(result))
     return 0
+
+
+def _ended(rows: Iterable[MicroBatch], loaded: Loaded) -> Iterator[MicroBatch]:
+    """A text's rows are cyclic: where it begins with a mark of its own (a bos), its end is an eos instead."""
+    start, eos = _start(loaded), loaded.tokenizer.specials.get("eos")
+    for micro in rows:
+        if eos is not None and start != eos:
+            micro.targets[micro.targets == start] = eos
+        yield micro
+
+
+def _start(loaded: Loaded) -> int:
+    """What stands before a text."""
+    start: list[int] = loaded.settings.get("start") or [loaded.tokenizer.eos_id]
+    return start[-1]
 
 
 class _Guesses:
@@ -78,7 +100,9 @@ def _trained(loaded: Loaded, name: str, otherwise: Any) -> Any:
 
 
 def _length(loaded: Loaded) -> int:
-    return int(_trained(loaded, "length", loaded.model.settings.context))
+    """Tokens of a window: as in training; of an imported model no more than IMPORTED_LENGTH."""
+    length = int(_trained(loaded, "length", loaded.model.settings.context))
+    return min(length, IMPORTED_LENGTH) if loaded.settings["corpus"]["path"] is None else length
 
 
 def _text_rows(loaded: Loaded, file: Path, length: int, batch: int) -> tuple[Validation, int, int]:
@@ -95,13 +119,19 @@ def _text_rows(loaded: Loaded, file: Path, length: int, batch: int) -> tuple[Val
         raise UserError(f"--text {file}: empty")
     # The document's end stands in front: the rows are cyclic, so the first token is predicted from it alone,
     # and the end itself after the last token.
-    ids = np.insert(np.asarray(loaded.tokenizer.encode(text)), 0, loaded.tokenizer.eos_id)
+    # A model that has its own beginning of a text (a bos) has it there.
+    ids = np.insert(np.asarray(loaded.tokenizer.encode(text)), 0, _start(loaded))
+    length = min(length, len(ids))  # rows are padded to the window: a short text takes a short one
+    batch = min(batch, -(-len(ids) // length))
     return validation_of_tokens(ids, length, batch), len(ids), len(text.encode())
 
 
 def _corpus_rows(loaded: Loaded, split: str, batch: int) -> tuple[Validation, int, int]:
     if loaded.settings["corpus"]["path"] is None:
-        raise UserError("an imported model has no corpus of its own: give --text FILE")
+        hint = "give --text FILE"
+        if loaded.model.settings.kind == "bert":
+            hint = "train it on one, with pretrain.start_from, and evaluate that run"
+        raise UserError(f"an imported model has no corpus of its own: {hint}")
     corpus = open_corpus(loaded.settings["corpus"]["path"])
     if corpus.corpus_id != loaded.settings["corpus"]["corpus_id"]:
         raise UserError(f"{corpus.path}: not the corpus that the run was trained on; give --text FILE")
@@ -111,7 +141,7 @@ def _corpus_rows(loaded: Loaded, split: str, batch: int) -> tuple[Validation, in
     return validation_of_corpus(corpus, split, trained.length, batch, rule=rule), tokens, size
 
 
-def _gpt_result(found: Measured, loaded: Loaded, what: str, size: float) -> dict[str, Any]:
+def _gpt_result(found: Measured, loaded: Loaded, what: str, size: float, length: int) -> dict[str, Any]:
     return {
         "text": what,
         "step": loaded.step,
@@ -120,7 +150,7 @@ def _gpt_result(found: Measured, loaded: Loaded, what: str, size: float) -> dict
         "loss": found.loss,
         "perplexity": perplexity(found.loss, 1),
         "bits_per_byte": found.bits_per_byte(size),
-        "windows": f"non-overlapping, {_length(loaded)} tokens",
+        "windows": f"non-overlapping, {length} tokens",
     }
 
 
@@ -176,6 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", metavar="FILE", help="evaluate this text file (default: the corpus' split)")
     parser.add_argument(
         "--split", choices=("train", "val"), default="val", help="split of the corpus (default val)"
+    )
+    parser.add_argument(
+        "--length", type=int, help="tokens of a window over --text (default: as in training; imported: 1024)"
     )
     parser.add_argument("--batch", type=int, default=16, help="windows at once (default 16)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: the run's own")

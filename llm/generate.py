@@ -87,6 +87,11 @@ def start_of(loaded: Loaded, tokenizer: Tokenizer, prompt: str) -> list[int]:
 def _fill(loaded: Loaded, model: BERT, prompts: list[str], top: int, as_json: bool) -> None:
     """Print what can stand for each [MASK], and the text with the likeliest of each."""
     tokenizer = loaded.tokenizer
+    if any(name.startswith("lm_") for name in loaded.settings.get("fresh", ())):
+        raise UserError(
+            f"{loaded.checkpoint}: came without an output layer for masks, so its guesses would be random: "
+            "train it first, with pretrain.start_from"
+        )
     if without := [prompt for prompt in prompts if MASK not in prompt]:
         raise UserError(
             f"--prompt {_short(without[0])}: has no {MASK}, and a BERT writes nothing else: put {MASK} where "
@@ -187,8 +192,13 @@ def _sampling(options: argparse.Namespace) -> Sampling:
     given = {name: value for name, value in given.items() if value is not None}
     if given.get("top_k") == 0:
         given["top_k"] = None
-    if "" in (options.stop or []):
-        raise UserError("--stop is an empty text: leave it out")
+    for stop in options.stop or []:
+        if not stop:
+            raise UserError("--stop is an empty text: leave it out")
+        try:
+            stop.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"--stop {_short(stop)}: not UTF-8") from None
     try:
         return Sampling(**given)
     except ValueError as error:

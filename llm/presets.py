@@ -61,7 +61,7 @@ def of_depth(depth: int) -> dict[str, int]:
 def fill_in(data: dict[str, Any]) -> dict[str, Any]:
     """Fields as given, over those of the preset, over those of the depth, over those of the kind."""
     preset, depth = data.get("preset"), data.get("depth")
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
         raise ValueError(f"no preset '{preset}'; there are: {', '.join(PRESETS)}")
     shape: dict[str, Any] = {}
     if depth is not None and isinstance(depth, int) and not isinstance(depth, bool) and depth > 0:
@@ -74,9 +74,26 @@ def fill_in(data: dict[str, Any]) -> dict[str, Any]:
     return {**(BY_KIND.get(kind, {}) if isinstance(kind, str) else {}), **shape}
 
 
+def other_than_preset(model: ModelSettings) -> dict[str, tuple[Any, Any]]:
+    """Fields in which a model differs from the preset that it names: (the preset's value, its own)."""
+    if model.preset is None:
+        return {}
+    there = type(model).model_validate({"preset": model.preset})
+    return {
+        name: (getattr(there, name), getattr(model, name))
+        for name in type(model).model_fields
+        if getattr(there, name) != getattr(model, name)
+    }
+
+
 def shape_problems(model: ModelSettings) -> list[str]:
     """What cannot be built, one sentence each."""
     problems = []
+    if model.depth is not None and model.layers != model.depth:
+        problems.append(
+            f"depth ({model.depth}) has no effect: layers is {model.layers}, given beside it or by a preset: "
+            "leave one out"
+        )
     if model.head_size is None and model.width % model.heads:
         problems.append(
             f"heads ({model.heads}) must divide width ({model.width}), or head_size must be given"

@@ -13,10 +13,12 @@ from cluster.errors import run_command
 from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from data_jobs import open_corpus
+from data_jobs.tokenizer import Tokenizer
 from llm.settings import ModelSettings, PretrainSettings
+from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_fits, launch
 from llm.train.run_folder import RunFolder, begin_run, open_run, set_aside
-from llm.train.start import check_start, open_start
+from llm.train.start import check_start, find_start, model_over
 from llm.train.worker import Job
 
 DESCRIPTION = """Pretrain a model on a corpus. The same command again continues from the last good checkpoint
@@ -26,20 +28,12 @@ and ends with the same result; a finished run is left alone."""
 def main(argv: list[str]) -> int:
     recipe = read_command("python -m llm.pretrain", DESCRIPTION, argv, _options)
     settings = recipe.need(PretrainSettings)
-    start = open_start(settings.start_from) if settings.start_from is not None else None
-    if start is not None and "model" not in recipe.sections:
-        model = start.settings
-    else:
-        model = recipe.need(ModelSettings)
     run = RunFolder(Path(recipe.out("pretrain")).absolute())
+    if settings.start_from is not None:
+        settings = settings.model_copy(update={"start_from": str(Path(settings.start_from).absolute())})
     corpus_path = settings.corpus or recipe.out("corpus")
     corpus = open_corpus(corpus_path, "read")  # the workers check what they read
-    vocab_size = corpus.tokenizer.vocab_size
-    if start is not None:
-        assert settings.start_from is not None
-        check_start(start, settings.start_from, model, corpus.tokenizer.fingerprint)
-        vocab_size = start.vocab_size
-        settings = settings.model_copy(update={"start_from": str(Path(settings.start_from).absolute())})
+    model, vocab_size, start = _model(recipe, settings.start_from, run, corpus.tokenizer)
     record = open_run(
         run,
         model,
@@ -55,6 +49,7 @@ def main(argv: list[str]) -> int:
         },
         recipe.options.accept,
         recipe.options.fresh,
+        start,
     )
     check_fits(model, settings, corpus, RunFolder(run.path / "new") if recipe.options.fresh else run)
     summary = None if recipe.options.fresh else run.read_summary()
@@ -71,6 +66,7 @@ def main(argv: list[str]) -> int:
             pretrain=record["pretrain"],
             corpus=record["corpus"]["path"],
             vocab_size=vocab_size,
+            start=start,
             run=str(run.path),
             run_id=record["run_id"],
             launch=secrets.token_hex(8),
@@ -82,6 +78,23 @@ def main(argv: list[str]) -> int:
         print(f"{run.path} is finished: {summary['steps']} steps; nothing to do")
     _tell(recipe, run, summary)
     return 0
+
+
+def _model(
+    recipe: Recipe, start_from: str | None, run: RunFolder, tokenizer: Tokenizer
+) -> tuple[ModelSettings, int, dict[str, str] | None]:
+    """Model, rows of its embedding, and the start's record: looked at only while the run needs it."""
+    if start_from is None:
+        return recipe.need(ModelSettings), tokenizer.vocab_size, None
+    given = recipe.get(ModelSettings).model_dump(exclude_unset=True) if "model" in recipe.sections else {}
+    if not recipe.options.fresh and committed_folders(run.checkpoints):
+        saved = run.read_settings()
+        model = ModelSettings.model_validate(saved["model"] | given)
+        return model, saved["corpus"]["vocab_size"], saved.get("start")
+    start = find_start(start_from)
+    model = model_over(start, given)
+    check_start(start, start_from, model, tokenizer.fingerprint)
+    return model, start.vocab_size, start.record
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -149,7 +149,8 @@ def rule_of(
     if kind == "stream":
         return StreamRule(length, vocabulary.special("eos"))
     if kind == "bestfit":
-        pad, eos = vocabulary.special("pad"), vocabulary.special("eos")
+        eos = vocabulary.special("eos")
+        pad = vocabulary.specials.get("pad", eos)  # a padded place weighs nothing, whatever stands there
         return BestfitRule(length, pad, eos, confine, group_tokens)
     if length < 8:
         raise UserError(f"pretrain.length is {length}: a row of two parts and their marks needs 8 or more")

@@ -59,6 +59,7 @@ class Imported:
             "model": self.settings.model_dump(mode="json"),
             "pretrain": {"length": self.settings.context, "precision": "fp32"},
             "start": self._start(),
+            "fresh": self.record["fresh"],
             "corpus": {
                 "path": None,
                 "vocab_size": self.vocab_size,

@@ -12,6 +12,7 @@ from typing import Any
 from cluster.errors import RunError, Stopped, UserError
 from cluster.settings import ClusterSettings
 from llm.data.batches import padding
+from llm.presets import other_than_preset
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.checkpoints.save import committed_folders
@@ -28,6 +29,9 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, ru
         raise UserError(
             f"pretrain.length is {settings.length} tokens, model.context {model.context}: a sample must fit"
         )
+    if other := other_than_preset(model):
+        words = ", ".join(f"{name} {own} (preset: {there})" for name, (there, own) in other.items())
+        print(f"model.preset {model.preset} with values of its own: {words}", file=sys.stderr)
     for name, wanted in (("packing", settings.packing != "stream"), ("confine", settings.confine)):
         if model.kind == "bert" and wanted:
             raise UserError(f"pretrain.{name} is for a gpt, model.kind is bert: its samples are sentences")

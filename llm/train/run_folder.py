@@ -127,6 +127,7 @@ def open_run(
     corpus: dict[str, Any],
     accept: Sequence[str] = (),
     fresh: bool = False,
+    start: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The record of a run in this folder with these settings: new, or the same run going on. Writes nothing.
 
@@ -139,6 +140,7 @@ def open_run(
         "model": model.model_dump(mode="json"),
         "pretrain": pretrain.model_dump(mode="json"),
         "corpus": corpus,
+        "start": start,
         "environment": environment(),
         "accepted": [],
     }
@@ -146,10 +148,15 @@ def open_run(
         return record
     if folder.settings.exists():
         saved = folder.read_settings()
+        # A field that came later had its default's meaning.
+        saved["model"] = ModelSettings.model_validate(saved["model"]).model_dump(mode="json")
+        saved["pretrain"] = PretrainSettings.model_validate(saved["pretrain"]).model_dump(mode="json")
         differing = list(differences(saved, model, pretrain, corpus))
         refused = [
             row for row in differing if row[0] not in accept or row[3] == "identity" or row[0] in ORDER_FIELDS
         ]
+        if saved.get("start") != start:
+            refused.append(("pretrain.start_from", saved.get("start"), start, "identity"))
         if refused:
             lines = [f"{name}: {old!r} there, {new!r} now ({kind})" for name, old, new, kind in refused]
             raise UserError(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from cluster.errors import UserError
+from cluster.errors import RunError, UserError
 from cluster.fields import values_of_kind
 from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.settings import ModelSettings
+from llm.train.checkpoints.layout import INDEX, digest
 from llm.train.checkpoints.load import CheckpointReader, newest_weights
 from llm.train.run_folder import RunFolder
 
@@ -21,42 +23,67 @@ MAY_DIFFER = ("dropout", "init", "init_std")
 
 @dataclass(frozen=True)
 class Start:
-    """A model's shape, its tokenizer's fingerprint, and how its weights get into a fresh model."""
+    """One model, found once: a run's newest checkpoint stays this one, whatever the run does afterwards."""
 
+    path: Path
+    digest: str
+    """Of its weights; a start that was changed is refused."""
     settings: ModelSettings
     vocab_size: int
     tokenizer: str
     fill: Callable[[nn.Module], None]
 
+    @property
+    def record(self) -> dict[str, str]:
+        """What the run folder and the workers are told."""
+        return {"path": str(self.path), "digest": self.digest}
 
-def open_start(path: str) -> Start:
+
+def find_start(path: str) -> Start:
     """UserError where there is no model, RunError where it is damaged."""
-    folder = Path(path)
+    folder = Path(path).absolute()
     if is_model_folder(folder):
         found = read_imported(folder)
-        return Start(found.settings, found.vocab_size, found.tokenizer.fingerprint, found.fill)
-    checkpoint = (folder / "index.json").exists()
+        return Start(
+            folder, found.record["weights"], found.settings, found.vocab_size, found.tokenizer.fingerprint,
+            found.fill,
+        )  # fmt: skip
+    checkpoint = (folder / INDEX).exists()
     run = RunFolder(folder.parent.parent if checkpoint else folder)
     record = run.read_settings()
     if not checkpoint and not run.checkpoints.is_dir():
         raise UserError(f"pretrain.start_from {path}: has no checkpoint yet")
-
-    def fill(model: nn.Module) -> None:
-        if checkpoint:
-            weights = CheckpointReader(folder, weights_only=True).weights()
-        else:
-            _, weights = newest_weights(run.checkpoints)
-        model.load_state_dict(weights, strict=True)
-
-    corpus = record["corpus"]
+    reader = CheckpointReader(folder, weights_only=True) if checkpoint else newest_weights(run.checkpoints)[0]
     return Start(
-        ModelSettings.model_validate(record["model"]), corpus["vocab_size"], corpus["tokenizer"], fill
+        reader.folder,
+        digest((reader.folder / INDEX).read_bytes()),
+        ModelSettings.model_validate(record["model"]),
+        record["corpus"]["vocab_size"],
+        record["corpus"]["tokenizer"],
+        lambda model: _load(model, reader),
     )
+
+
+def _load(model: nn.Module, reader: CheckpointReader) -> None:
+    model.load_state_dict(reader.weights(), strict=True)
+
+
+def fill_from(record: dict[str, str], model: nn.Module) -> None:
+    """Fill a worker's model with the weights that the driver has found. RunError where they were changed."""
+    start = find_start(record["path"])
+    if start.digest != record["digest"]:
+        raise RunError(f"pretrain.start_from: {start.path} was changed since this run began; use --fresh")
+    start.fill(model)
+
+
+def model_over(start: Start, given: dict[str, Any]) -> ModelSettings:
+    """The start's model with the fields that a recipe gives beside it."""
+    return ModelSettings.model_validate(start.settings.model_dump() | given)
 
 
 def check_start(start: Start, path: str, model: ModelSettings, tokenizer: str) -> None:
     """UserError where these settings or this tokenizer cannot take the weights."""
-    theirs, ours = values_of_kind(start.settings, "identity"), values_of_kind(model, "identity")
+    theirs, ours = _effective(start.settings), _effective(model)
     differing = [
         f"model.{name} is {ours[name]!r}, there {theirs[name]!r}"
         for name in ours
@@ -69,3 +96,13 @@ def check_start(start: Start, path: str, model: ModelSettings, tokenizer: str) -
         )
     if differing:
         raise UserError(f"pretrain.start_from {path}: another model: " + "; ".join(differing))
+
+
+def _effective(model: ModelSettings) -> dict[str, Any]:
+    """The fields that make a model what it is, defaults written out."""
+    return values_of_kind(model, "identity") | {
+        "hidden": model.inner,
+        "kv_heads": model.groups,
+        "head_size": model.head_width,
+        "norm_eps": model.norm_eps or (1e-6 if model.norm == "rmsnorm" else 1e-5),
+    }

@@ -34,7 +34,7 @@ from llm.train.loop import Parts, train
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
 from llm.train.run_folder import RunFolder, environment
-from llm.train.start import open_start
+from llm.train.start import fill_from
 from llm.train.tracking import MetricsFile, Sink, Tracker
 from llm.train.validate import Measured, measure
 
@@ -47,6 +47,8 @@ class Job:
     pretrain: dict[str, Any]
     corpus: str
     vocab_size: int
+    start: dict[str, str] | None
+    """The model whose weights are the first, and their digest."""
     run: str
     run_id: str
     launch: str
@@ -89,8 +91,8 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
     plan = BatchPlan([(0, settings.batch)])
     micro_batch = even_micro_batch(settings.batch, group.world, settings.micro_batch)
     model = make_model(model_settings, job.vocab_size, settings.seed)
-    if settings.start_from is not None and not committed_folders(folder.checkpoints):
-        open_start(settings.start_from).fill(model)
+    if job.start is not None and not committed_folders(folder.checkpoints):
+        fill_from(job.start, model)
     model = model.to(group.device)
     objective = Objective(model, settings.precision, settings.z_loss)
     engine = make_engine(objective, settings, group, micro_batch)
@@ -134,7 +136,7 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
             plans=folder.plans,
         )  # fmt: skip
         found = measure(model, engine.forward, rows, group)
-        return validation_values(found, val_bytes * rows.tokens / val_tokens)
+        return validation_values(found, lambda: val_bytes * rows.tokens / val_tokens)
 
     def write_samples(step: int) -> None:
         tokenizer, wanted = corpus.tokenizer, settings.samples
@@ -213,10 +215,10 @@ def shared_order(
     return first or make_order(corpus, settings, rule, folder.plans)
 
 
-def validation_values(found: Measured, size: float) -> dict[str, float]:
+def validation_values(found: Measured, size: Callable[[], float]) -> dict[str, float]:
     """The numbers of a validation by their names in metrics.jsonl; `size`: bytes of text that were seen."""
     if "loss" in found.sums:
-        return {"val_loss": found.loss, "bits_per_byte": found.bits_per_byte(size)}
+        return {"val_loss": found.loss, "bits_per_byte": found.bits_per_byte(size())}
     return {"val_loss": found.loss, **{f"val_{name}": value for name, value in found.means.items()}}
 
 

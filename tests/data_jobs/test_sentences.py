@@ -70,3 +70,9 @@ def test_token_ends() -> None:
     assert token_ends(np.array([2, 6, 10]), lengths).tolist() == [1, 3, 4]
     # An end inside a token takes the whole token; two ends inside one token are one.
     assert token_ends(np.array([3, 4, 10]), lengths).tolist() == [2, 4]
+
+
+def test_tokens_that_add_nothing_stay_with_the_one_before() -> None:
+    """Several tokens of one character end at the same byte, for tokenizers that know offsets by character."""
+    ends = token_ends(np.array([6, 9]), np.array([3, 0, 0, 3, 0, 3, 0, 0]))
+    assert ends.tolist() == [5, 8]

@@ -154,6 +154,10 @@ def test_from_hugging_face_through_training_and_back(home: Home, tmp_path: Path)
     recipe = tmp_path / "on.yaml"
     recipe.write_text("pretrain: {steps: 3, batch: 4, length: 64, micro_batch: 4}\n")
     home.call("llm.pretrain", str(recipe), *HERE, *on, "--pretrain.out", str(tmp_path / "on"))
+    # What it started from is not needed again.
+    (tmp_path / "ours").rename(tmp_path / "elsewhere")
+    again = home.call("llm.pretrain", str(recipe), *HERE, *on, "--pretrain.out", str(tmp_path / "on"))
+    assert "nothing to do" in again
     rows, before = llm.read_metrics(tmp_path / "on"), llm.read_metrics(home.path / "gpt")
     assert rows[0]["val_loss"] == pytest.approx(before[-1]["val_loss"], abs=0.05), "not from fresh weights"
     home.call("llm.export", str(tmp_path / "on"), str(tmp_path / "back"))

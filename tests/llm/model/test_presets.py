@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llm.presets import PRESETS
+from llm.presets import PRESETS, other_than_preset
 from llm.settings import ModelSettings
 
 BASE: dict[str, Any] = {"layers": 2, "width": 24, "heads": 4, "context": 12}
@@ -36,7 +36,9 @@ def test_the_dial_is_so_many_layers_with_heads_of_64(depth: int) -> None:
 
 def test_what_is_given_wins_over_preset_over_depth_over_kind() -> None:
     assert make(depth=4, width=512).width == 512
-    assert make(depth=4, preset="gpt2-124m").layers == 12
+    with pytest.raises(ValueError, match=r"depth \(4\) has no effect: layers is 12"):
+        make(depth=4, preset="gpt2-124m")
+    assert other_than_preset(make(preset="gpt2-124m", layers=2)) == {"layers": (12, 2)}
     model = make(preset="bert-base", layers=3, activation="silu")
     assert (model.layers, model.width, model.activation, model.norm_at) == (3, 768, "silu", "post")
     assert make(kind="bert", norm_at="pre").norm_at == "pre"
