@@ -6,10 +6,10 @@ python -m benchmarks.model_pairs gpt2 ours --width 256 ...     a process to weig
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -162,10 +162,10 @@ def training_step(kind: str, side: str, shape: Shape, bf16: bool, compiled: bool
     return step
 
 
-def resident_mib() -> float:
-    """What the process holds now."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+def resident_mib(which: str) -> float:
+    """What the process holds now (VmRSS), or held at most (VmHWM). getrusage would count its parent, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:")) / 1024
 
 
 def main(argv: list[str]) -> None:
@@ -180,12 +180,11 @@ def main(argv: list[str]) -> None:
     import transformers.models  # noqa: F401 (on both sides, so that what is imported weighs the same)
 
     their_model(options.kind, Shape(1, 16, 2, 16, 1, 8))
-    before = resident_mib()
+    before = resident_mib("VmRSS")
     step = training_step(options.kind, options.side, shape, options.bf16, compiled=False)
     for _ in range(3):
         step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(peak - before)
+    print(resident_mib("VmHWM") - before)
 
 
 if __name__ == "__main__":

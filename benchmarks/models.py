@@ -143,7 +143,6 @@ def generation_row(ground: Ground, kind: str, shape: Shape, rows: int) -> Row:
     prompt, tokens = (4, 8) if ground.quick else (64, 64)
     ids = torch.randint(5, shape.vocab, (rows, prompt), generator=torch.Generator().manual_seed(0))
     model, theirs = our_model(kind, shape).eval(), their_model(kind, shape).eval()
-    theirs.config.use_cache = True  # type: ignore[union-attr]
     sampling = Sampling(tokens=tokens, temperature=0)
 
     def write() -> None:
@@ -154,7 +153,7 @@ def generation_row(ground: Ground, kind: str, shape: Shape, rows: int) -> Row:
         with torch.inference_mode():
             found = theirs.generate(  # type: ignore[operator]
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False,
-                eos_token_id=None, pad_token_id=0,
+                eos_token_id=None, pad_token_id=0, use_cache=True,
             )  # fmt: skip
         assert found.shape == (rows, prompt + tokens)
 
