@@ -70,7 +70,7 @@ def _ended(rows: Iterable[MicroBatch], loaded: Loaded) -> Iterator[MicroBatch]:
 
 def _start(loaded: Loaded) -> int:
     """What stands before a text."""
-    start: list[int] = loaded.settings.get("start") or [loaded.tokenizer.eos_id]
+    start: list[int] = loaded.settings.get("text_start") or [loaded.tokenizer.eos_id]
     return start[-1]
 
 

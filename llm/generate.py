@@ -78,9 +78,9 @@ def _write(
 def start_of(loaded: Loaded, tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids that a text begins with: after the eos of the text before, as training rows do.
 
-    An imported model says itself with what (`start` of its settings). A row is never empty.
+    An imported model says itself with what (`text_start` of its settings). A row is never empty.
     """
-    start = loaded.settings.get("start", [tokenizer.eos_id])
+    start = loaded.settings.get("text_start", [tokenizer.eos_id])
     return [*start, *(int(token) for token in tokenizer.encode(prompt))] or [tokenizer.eos_id]
 
 

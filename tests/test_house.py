@@ -41,7 +41,7 @@ CONTRACT = re.compile(
 )
 # What the rooms of llm may import from beside them: no entry file.
 ROOMS = ("model", "data", "train", "tasks", "pages", "exchange")
-SHARED = {"llm.settings"}
+SHARED = {"llm.settings", "llm.presets"}
 
 
 def name_of(file: Path) -> str:

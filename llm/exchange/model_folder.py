@@ -58,7 +58,7 @@ class Imported:
             "format": FORMAT,
             "model": self.settings.model_dump(mode="json"),
             "pretrain": {"length": self.settings.context, "precision": "fp32"},
-            "start": self._start(),
+            "text_start": self._start(),
             "fresh": self.record["fresh"],
             "corpus": {
                 "path": None,
