@@ -106,7 +106,7 @@ def test_stop_text_and_the_flags_of_sampling(gpt: Loaded, say: Say) -> None:
 
 
 def test_an_imported_model_says_how_texts_begin(tokenizer: Tokenizer, say: Say) -> None:
-    loaded = load_as(tokenizer, "gpt", start=[], pretrain={"length": 32})
+    loaded = load_as(tokenizer, "gpt", text_start=[], pretrain={"length": 32})
     flags = ("--tokens", "30", "--temperature", "0")
     assert say(loaded, "--prompt", "word3", *flags)[:-1] == written(loaded, "word3", 30, [], 32)
     assert say(loaded, "--prompt", "", *flags)[:-1] == written(loaded, "", 30, [tokenizer.eos_id], 32)
