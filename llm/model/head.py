@@ -129,11 +129,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _Buffers:
-    """Room for one chunk's logits, used again for each: fresh memory costs as much as a pass over it.
-
-    Measured at a vocabulary of 32,768 on 2 cores: the whole loss 1.50 instead of 1.71 s in fp32, 0.85 instead
-    of 1.26 s in bf16.
-    """
+    """Room for one chunk's logits, used again for each: fresh memory costs as much as a pass over it."""
 
     def __init__(self, rows: int, weight: Tensor, kind: torch.dtype) -> None:
         self.rows = max(rows, 1)
