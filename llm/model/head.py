@@ -5,13 +5,20 @@ Shapes: N tokens (batch times length), D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK = 1 << 24  # logits that exist at once: 64 MiB in fp32
+from llm.model import onednn
+
+# Logits that exist at once. A CPU is fastest while its cache holds them; what is multiplied in 16 bits wants
+# more rows at a time, since each product adds to the whole gradient of the weight.
+IN_CACHE = 1 << 22  # 16 MiB in fp32
+AT_ONCE = 1 << 25  # 64 MiB in 16 bits
+PACKED_FROM = 1024  # tokens from which laying out the weight is won back
 
 
 class LMHead(nn.Linear):
@@ -57,9 +64,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """sum_n w_n * (logsumexp(z_n) - z_n[t_n]) with z = H W^T + b, in chunks of rows.
 
     The gradient dz = w_n * (softmax(z_n) - onehot(t_n)) is taken in the same pass, while a chunk's logits are
-    there, so nothing is computed twice and memory holds a chunk instead of N x V. Few passes over a chunk are
-    what makes it fast: w_n is multiplied into the sides of width D. The z-loss adds
-    2 * z_loss * w_n * logsumexp(z_n) * softmax(z_n), the soft-cap multiplies by 1 - (z / cap)^2.
+    there, so nothing is computed twice and memory holds a chunk instead of N x V. Few passes over a chunk,
+    and a chunk that stays in the cache, are what makes it fast: w_n is multiplied into the sides of width D.
+    The z-loss adds 2 * z_loss * w_n * logsumexp(z_n) * softmax(z_n), the soft-cap multiplies by
+    1 - (z / cap)^2.
 
     The first two sums have one gradient, so they must be added with one factor: the upstream of the first.
     """
@@ -79,31 +87,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         total = torch.zeros(3, dtype=torch.float32, device=hidden.device)
         kind = _matmul_type(hidden)
-        cast_weight = weight.to(kind)
-        cast_bias = None if bias is None else bias.to(kind)
+        products = _Products(weight, bias, kind, len(hidden), wanted)
         grad_hidden = torch.empty_like(hidden) if wanted else None
         grad_weight = torch.zeros_like(weight) if wanted else None
         grad_bias = torch.zeros_like(bias) if wanted and bias is not None else None
-        buffers = _Buffers(min(len(hidden), rows_at_once(len(weight))), weight, kind)
-        for start in range(0, len(hidden), buffers.rows):
-            rows = slice(start, start + buffers.rows)
-            chunk, target, w = hidden[rows].to(kind), targets[rows, None], weights[rows, None]
-            logits = buffers.logits(chunk, cast_weight, cast_bias)
-            bent = None
-            if softcap is not None:
-                logits.copy_(capped(logits, softcap))
-                bent = 1 - (logits / softcap).square()
-            picked_logits = logits.gather(1, target)
-            logs = buffers.log_softmax(logits)
-            picked = logs.gather(1, target)
-            total[0] -= (picked * w).sum()
-            if count_hits:
-                total[2] += ((logs.argmax(1, keepdim=True) == target) * w).sum()
-            log_sums = picked_logits - picked
-            if z_loss:
-                total[1] += z_loss * (log_sums.square() * w).sum()
-            if grad_hidden is not None and grad_weight is not None:
-                gradient = logs.exp_()
+        for start in range(0, len(hidden), products.rows):
+            rows = slice(start, start + products.rows)
+            chunk = hidden[rows].to(kind)
+            logits = products.logits(chunk)
+            for part, z in products.parts(logits):
+                target, w = targets[rows][part, None], weights[rows][part, None]
+                bent = None
+                if softcap is not None:
+                    z.copy_(capped(z, softcap))
+                    bent = 1 - (z / softcap).square()
+                if count_hits:
+                    total[2] += ((z.argmax(1, keepdim=True) == target) * w).sum()
+                picked, highest = z.gather(1, target), z.amax(1, keepdim=True)
+                gradient = _softmax(z)
+                # The likeliest entry has at least 1/V: its logarithm is exact where others' have underflown.
+                log_sums = highest - gradient.amax(1, keepdim=True).log()
+                total[0] += ((log_sums - picked) * w).sum()
+                if z_loss:
+                    total[1] += z_loss * (log_sums.square() * w).sum()
+                if not wanted:
+                    continue
                 if z_loss:
                     gradient.mul_(1 + 2 * z_loss * log_sums)
                 gradient.scatter_add_(1, target, torch.full_like(picked, -1.0))
@@ -111,12 +119,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     gradient.mul_(bent)
                 if grad_bias is not None:
                     grad_bias += (gradient.T @ w)[:, 0]
-                cast = buffers.cast(gradient)
-                grad_hidden[rows] = (cast @ cast_weight) * w
-                if kind == torch.float32:
-                    grad_weight.addmm_(cast.T, chunk * w)
-                else:
-                    grad_weight += cast.T @ (chunk * w.to(kind))
+                if gradient is not logits:
+                    logits[part].copy_(gradient)
+            if grad_hidden is not None and grad_weight is not None:
+                w = weights[rows, None]
+                grad_hidden[rows] = products.back(logits) * w
+                products.add(grad_weight, logits, chunk * w.to(kind))
         if grad_hidden is not None and grad_weight is not None:
             ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total
@@ -128,37 +136,71 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (*grads, None, None, None, None, None, None)
 
 
-class _Buffers:
-    """Room for one chunk's logits, used again for each: fresh memory costs as much as a pass over it."""
+class _Products:
+    """The three products of a chunk of rows, and the room for its logits.
 
-    def __init__(self, rows: int, weight: Tensor, kind: torch.dtype) -> None:
-        self.rows = max(rows, 1)
-        self.whole = weight.new_empty(self.rows, len(weight), dtype=torch.float32)
-        self.half = None if kind == torch.float32 else torch.empty_like(self.whole, dtype=kind)
+    Room is used again for each chunk: fresh memory costs as much as a pass over it.
+    """
 
-    def logits(self, chunk: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """chunk W^T + b in fp32, multiplied in the chunk's type."""
-        out = (self.whole if self.half is None else self.half)[: len(chunk)]
-        if bias is None:
-            torch.mm(chunk, weight.T, out=out)
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, kind: torch.dtype, rows: int, wanted: bool
+    ) -> None:
+        on_cpu, vocab_size = weight.device.type == "cpu", len(weight)
+        self.weight = weight.to(kind)
+        self.bias = None if bias is None else bias.to(kind)
+        self.in_parts = kind != torch.float32
+        self.rows = min(rows, rows_at_once(vocab_size, IN_CACHE if on_cpu and not self.in_parts else AT_ONCE))
+        part = min(self.rows, rows_at_once(vocab_size, IN_CACHE if on_cpu else AT_ONCE))
+        self.packed = self.packed_back = None
+        if onednn.can_pack(self.weight) and rows >= PACKED_FROM:
+            self.packed = onednn.pack(self.weight, self.rows)
+            self.packed_back = onednn.pack(self.weight.T.contiguous(), self.rows) if wanted else None
+        self.room = weight.new_empty(self.rows, vocab_size, dtype=kind) if self.packed is None else None
+        self.part = weight.new_empty(part, vocab_size, dtype=torch.float32) if self.in_parts else None
+
+    def logits(self, chunk: Tensor) -> Tensor:
+        """chunk W^T + b in the type of the products."""
+        if self.packed is not None:
+            return onednn.product(chunk, self.packed, self.bias)
+        assert self.room is not None
+        out = self.room[: len(chunk)]
+        if self.bias is None:
+            return torch.mm(chunk, self.weight.T, out=out)
+        return torch.addmm(self.bias, chunk, self.weight.T, out=out)
+
+    def parts(self, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The logits in fp32, some rows at a time: themselves where that is their type."""
+        if self.part is None:
+            yield slice(0, len(logits)), logits
+            return
+        for start in range(0, len(logits), len(self.part)):
+            some = logits[start : start + len(self.part)]
+            yield slice(start, start + len(some)), self.part[: len(some)].copy_(some)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """gradient W."""
+        if self.packed_back is not None:
+            return onednn.product(gradient, self.packed_back)
+        return gradient @ self.weight
+
+    def add(self, grad_weight: Tensor, gradient: Tensor, chunk: Tensor) -> None:
+        """grad_weight += gradient^T chunk."""
+        if grad_weight.dtype == chunk.dtype:
+            grad_weight.addmm_(gradient.T, chunk)
         else:
-            torch.addmm(bias, chunk, weight.T, out=out)
-        return out if self.half is None else self.whole[: len(chunk)].copy_(out)
-
-    def log_softmax(self, logits: Tensor) -> Tensor:
-        """Over each row; on CPUs in the same memory, where the kernel ends with a row before it writes it."""
-        if logits.device.type == "cpu":
-            return torch.ops.aten._log_softmax.out(logits, 1, False, out=logits)
-        return logits.log_softmax(1)
-
-    def cast(self, gradient: Tensor) -> Tensor:
-        """The gradient in the type of the products."""
-        return gradient if self.half is None else self.half[: len(gradient)].copy_(gradient)
+            grad_weight += gradient.T @ chunk
 
 
-def rows_at_once(vocab_size: int) -> int:
-    """Tokens whose logits exist at once: CHUNK numbers, within bounds that matrix products like."""
-    return min(max(CHUNK // vocab_size, 128), 2048)
+def _softmax(logits: Tensor) -> Tensor:
+    """Over each row; on CPUs in the same memory, where the kernel ends with a row before it writes it."""
+    if logits.device.type == "cpu":
+        return torch.ops.aten._softmax.out(logits, 1, False, out=logits)
+    return logits.softmax(1)
+
+
+def rows_at_once(vocab_size: int, logits: int) -> int:
+    """Tokens whose logits exist at once: so many numbers, within bounds that matrix products like."""
+    return min(max(logits // vocab_size, 128), 2048)
 
 
 def _matmul_type(hidden: Tensor) -> torch.dtype:

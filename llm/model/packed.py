@@ -1,7 +1,6 @@
 """A model's linear maps laid out for few rows at a time, as in writing one token after another.
 
-torch's own product goes to MKL, and for one row never uses a second thread there. What it gives stands in the
-generation rows of `python -m benchmarks models`.
+What it gives stands in the generation rows of `python -m benchmarks models`.
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
+from llm.model import onednn
 from llm.model.head import LMHead, capped
 
 FEWEST = 1 << 17  # rows times weights from which the 13 us that a call costs more are won back
@@ -26,13 +25,12 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, rows: int) -> None:
         super().__init__()
         meant_for = None if linear.in_features < NARROW else rows
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), meant_for)
+        self.weight = onednn.pack(linear.weight, meant_for)
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.softcap = linear.softcap if isinstance(linear, LMHead) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return capped(y, self.softcap)
+        return capped(onednn.product(x, self.weight, self.bias), self.softcap)
 
 
 def packed(model: AnyModule, rows: int) -> AnyModule:
@@ -42,7 +40,7 @@ def packed(model: AnyModule, rows: int) -> AnyModule:
     changes of the weights. Only on CPUs of x86 and in fp32: elsewhere torch's own product is the fast one.
     """
     weights = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-    if not can_pack() or any(w.device.type != "cpu" or w.dtype != torch.float32 for w in weights):
+    if not onednn.can_pack(*weights):
         return model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     double = copy.deepcopy(model, shared)
@@ -51,10 +49,3 @@ def packed(model: AnyModule, rows: int) -> AnyModule:
             if isinstance(child, nn.Linear) and child.weight.numel() * rows >= FEWEST:
                 setattr(module, name, PackedLinear(child, rows))
     return double
-
-
-def can_pack() -> bool:
-    """Whether this torch has the kernels: they are those that torch.compile uses, with no public name."""
-    return bool(torch.backends.mkldnn.is_available()) and all(
-        hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
-    )

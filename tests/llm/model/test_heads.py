@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm.model import make_model
+from llm.model import head, make_model
 from llm.model.bert import BERT
 from llm.model.gpt import GPT
 from llm.model.inputs import Inputs
@@ -66,14 +66,18 @@ def test_losses_weigh_tokens() -> None:
 @pytest.mark.parametrize("changes", [{}, {"softcap": 2.0}, {"tied": False}])
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("packed_from", [0, 10_000])
 def test_chunked_loss_and_gradients_are_the_plain_ones(
-    precision: str, z_loss: float, changes: dict[str, Any]
+    packed_from: int, precision: str, z_loss: float, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against cross_entropy on whole logits, over several chunks and with unequal weights."""
+    """Against cross_entropy on whole logits, over several chunks, parts of one, and with unequal weights."""
+    monkeypatch.setattr(head, "PACKED_FROM", packed_from)
+    monkeypatch.setattr(head, "IN_CACHE", 130 * 50)
+    monkeypatch.setattr(head, "AT_ONCE", 500 * 50)
     tolerance = 1e-5 if precision == "fp32" else 3e-2
     settings = ModelSettings.model_validate(BASE.model_dump() | changes | {"init_std": 0.2})
     model = Objective(GPT(settings, 50, seed=1), precision, z_loss)
-    ids = draw(100, 13)  # 1,200 targets: more than two chunks
+    ids = draw(100, 13)  # 1,200 targets
     weights = torch.rand(100, 12, generator=torch.Generator().manual_seed(0))
     inputs = Inputs(ids[:, :-1], ids[:, 1:], weights)
     found = model(inputs)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from llm.model import make_model
-from llm.model.packed import FEWEST, PackedLinear, can_pack, packed
+from llm.model.onednn import can_pack
+from llm.model.packed import FEWEST, PackedLinear, packed
 from llm.settings import ModelSettings
 
 BIG = {"layers": 1, "width": 512, "heads": 4, "context": 16, "softcap": 5.0, "init_std": 0.1}
