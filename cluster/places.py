@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all: tmp, fsync, rename, fsync of the folder."""
+def write_bytes(path: str | Path, data: bytes, new_folder: bool = True) -> None:
+    """Write a file so that it is there whole or not at all: tmp, fsync, rename, fsync of the folder.
+
+    Without `new_folder` the folder must be there: FileNotFoundError where another has removed it.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if new_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -5,23 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from cluster.errors import RunError, UserError, run_command
-from data_jobs.tokenizer import load_tokenizer
+from cluster.errors import run_command
 from llm.exchange.architectures import EMBEDDING, HEAD
 from llm.exchange.exporting import Source, export_model, source_of
 from llm.exchange.model_folder import check_new, is_model_folder, read_imported
-from llm.settings import ModelSettings
 from llm.train.checkpoints.load import CheckpointReader
-from llm.train.checkpoints.save import committed_folders
-from llm.train.run_folder import RunFolder
+from llm.train.trained import find_trained
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -50,52 +44,13 @@ def main(argv: list[str]) -> int:
 
 def _of_run(path: Path) -> Source:
     """A run folder (its newest good checkpoint) or one of its checkpoints."""
-    if (path / "index.json").exists():
-        folder, reader = RunFolder(path.parent.parent), CheckpointReader(path, weights_only=True)
-        record = folder.read_settings()
-    else:
-        folder = RunFolder(path)
-        record = folder.read_settings()
-        reader = _newest(folder)
-    tokenizer = load_tokenizer(folder.tokenizer)
-    if tokenizer.fingerprint != record["corpus"]["tokenizer"]:
-        raise RunError(
-            f"{folder.tokenizer}: fingerprint {tokenizer.fingerprint}, the run was trained with "
-            f"{record['corpus']['tokenizer']}"
-        )
-    settings = ModelSettings.model_validate(record["model"])
+    found = find_trained(path, CheckpointReader.check_weights)
+    settings, reader = found.settings, found.reader
     names = {name: info for info in reader.tensors for name in (info.name, *info.aliases)}
     if settings.tied and EMBEDDING in names:
         names.pop(HEAD, None)  # the same tensor
-    return Source(
-        settings, tokenizer, {name: info.shape for name, info in names.items()}, _reading(reader, names)
-    )
-
-
-def _reading(reader: CheckpointReader, names: dict) -> Callable[[str], Tensor]:
-    def read(name: str) -> Tensor:
-        info = names[name]
-        size = int(torch.Size(info.shape).numel())
-        return torch.from_numpy(reader.read(info.name, "weight", 0, size)).view(info.shape)
-
-    return read
-
-
-def _newest(folder: RunFolder) -> CheckpointReader:
-    """The newest checkpoint of which every weight passes its digest; one tensor at a time."""
-    reasons = []
-    for candidate in committed_folders(folder.checkpoints):
-        try:
-            reader = CheckpointReader(candidate, weights_only=True)
-            for info in reader.tensors:
-                reader.read(info.name, "weight", 0, int(torch.Size(info.shape).numel()))
-            return reader
-        except RunError as error:
-            reasons.append(str(error))
-            print(f"warning: checkpoint passed over: {error}", file=sys.stderr, flush=True)
-    if not reasons:
-        raise UserError(f"{folder.path}: has no checkpoint yet; train it first: python -m llm.pretrain")
-    raise RunError(f"{folder.checkpoints}: no good checkpoint\n       " + "\n       ".join(reasons))
+    shapes = {name: info.shape for name, info in names.items()}
+    return Source(settings, found.tokenizer(), shapes, lambda name: reader.weight(names[name]))
 
 
 def _bytes(text: str) -> int:

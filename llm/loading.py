@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import RunError, UserError
-from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from cluster.errors import UserError
+from data_jobs.tokenizer import Tokenizer
 from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.model import Model, make_model
 from llm.settings import ModelSettings
-from llm.train.checkpoints.load import CheckpointReader, newest_weights
-from llm.train.run_folder import RunFolder
+from llm.train.checkpoints.load import CheckpointReader
+from llm.train.trained import find_trained
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,12 @@ def load(run: str | Path) -> Loaded:
     """
     path = Path(run)
     if is_model_folder(path):
-        found = read_imported(path)
-        model = build(found.settings, found.vocab_size)
-        found.fill(model)
-        return Loaded(model.eval(), found.tokenizer, found.run_settings(), 0, path)
-    if (path / "index.json").exists():
-        folder, reader = RunFolder(path.parent.parent), CheckpointReader(path, weights_only=True)
-        weights = reader.weights()
-    else:
-        folder = RunFolder(path)
-        folder.read_settings()
-        if not folder.checkpoints.is_dir():
-            raise UserError(f"{path}: has no checkpoint yet; train it first: python -m llm.pretrain")
-        reader, weights = newest_weights(folder.checkpoints)
-    record = folder.read_settings()
-    tokenizer = load_tokenizer(folder.tokenizer)
-    if tokenizer.fingerprint != record["corpus"]["tokenizer"]:
-        raise RunError(
-            f"{folder.tokenizer}: fingerprint {tokenizer.fingerprint}, the run was trained with "
-            f"{record['corpus']['tokenizer']}"
-        )
-    model = build(record)
-    model.load_state_dict(weights, strict=True)
-    return Loaded(model.eval(), tokenizer, record, reader.state.step, reader.folder)
+        imported = read_imported(path)
+        model = build(imported.settings, imported.vocab_size)
+        imported.fill(model)
+        return Loaded(model.eval(), imported.tokenizer, imported.run_settings(), 0, path)
+    found = find_trained(path, CheckpointReader.weights)
+    model = build(found.record)
+    model.load_state_dict(found.taken, strict=True)
+    reader = found.reader
+    return Loaded(model.eval(), found.tokenizer(), found.record, reader.state.step, reader.folder)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cluster import places
 from cluster.errors import run_command
+from cluster.jobs import has_ended, this_job
+from cluster.lease import hold
 from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from data_jobs import open_corpus
@@ -34,44 +37,47 @@ def main(argv: list[str]) -> int:
     corpus_path = settings.corpus or recipe.out("corpus")
     corpus = open_corpus(corpus_path, "read")  # the workers check what they read
     model, vocab_size, start = _model(recipe, settings.start_from, run, corpus.tokenizer)
-    record = open_run(
-        run,
-        model,
-        settings,
-        {
-            "path": str(Path(corpus_path).absolute()),
-            "corpus_id": corpus.corpus_id,
-            "tokenizer": corpus.tokenizer.fingerprint,
-            "vocab_size": vocab_size,
-            "clean": {
-                name: corpus.manifest["settings"][f"clean.{name}"] for name in ("form", "control_characters")
-            },
+    facts = {
+        "path": str(Path(corpus_path).absolute()),
+        "corpus_id": corpus.corpus_id,
+        "tokenizer": corpus.tokenizer.fingerprint,
+        "vocab_size": vocab_size,
+        "clean": {
+            name: corpus.manifest["settings"][f"clean.{name}"] for name in ("form", "control_characters")
         },
-        recipe.options.accept,
-        recipe.options.fresh,
-        start,
-    )
+    }
+
+    def opened() -> dict[str, Any]:
+        return open_run(
+            run, model, settings, facts, recipe.options.accept, recipe.options.fresh, start
+        )  # fmt: skip
+
+    opened()  # refuses other settings, before anybody is waited for
     check_fits(model, settings, corpus, RunFolder(run.path / "new") if recipe.options.fresh else run)
     summary = None if recipe.options.fresh else run.read_summary()
     if summary is None or summary["steps"] < settings.steps:
+        cluster = recipe.get(ClusterSettings)
+        with hold(run.path, this_job(), lambda job: has_ended(job, cluster)) as lease:
+            record = opened()  # as it stands now that nobody else writes it
 
-        def begin() -> None:
-            if recipe.options.fresh and (aside := set_aside(run.path)):
-                print(f"the old run was renamed to {aside}", file=sys.stderr)
-            begin_run(run, record)
-            corpus.tokenizer.save(run.tokenizer)
+            def begin() -> None:
+                if recipe.options.fresh and (aside := set_aside(run.path)):
+                    print(f"the old run was moved to {aside}", file=sys.stderr)
+                begin_run(run, record)
+                corpus.tokenizer.save(run.tokenizer)
 
-        job = Job(
-            model=record["model"],
-            pretrain=record["pretrain"],
-            corpus=record["corpus"]["path"],
-            vocab_size=vocab_size,
-            start=start,
-            run=str(run.path),
-            run_id=record["run_id"],
-            launch=secrets.token_hex(8),
-        )
-        launch(job, run, settings, recipe.get(ClusterSettings), recipe.out("pretrain"), begin)
+            job = Job(
+                model=record["model"],
+                pretrain=record["pretrain"],
+                corpus=record["corpus"]["path"],
+                vocab_size=vocab_size,
+                start=start,
+                run=str(run.path),
+                run_id=record["run_id"],
+                launch=secrets.token_hex(8),
+                lease=asdict(lease.of_workers),
+            )
+            launch(job, run, settings, cluster, recipe.out("pretrain"), begin, lease)
         summary = run.read_summary()
         assert summary is not None
     elif not recipe.options.json:
@@ -99,7 +105,7 @@ def _model(
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--fresh", action="store_true", help="start anew; an old run folder is renamed, not deleted"
+        "--fresh", action="store_true", help="start anew; what an old run folder holds is moved, not deleted"
     )
     parser.add_argument(
         "--accept",

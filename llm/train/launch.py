@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.errors import RunError, Stopped, UserError
+from cluster.lease import Lease, Superseded
 from cluster.settings import ClusterSettings
 from llm.data.batches import padding
 from llm.presets import other_than_preset
@@ -63,6 +64,7 @@ def launch(
     cluster: ClusterSettings,
     out: str,
     begin: Callable[[], None],
+    lease: Lease,
 ) -> None:
     """Train to the end. `begin` makes the run folder, when nothing is left that could refuse it.
 
@@ -72,7 +74,7 @@ def launch(
     with Progress(run.metrics, settings.steps):
         if settings.launch == "here":
             begin()
-            _until_done(lambda: work_here(job), run)
+            _until_done(lambda: work_here(job), run, lease)
         else:
             from cluster.ray_runtime import check_output_place, cpus_for_each, ray_session
             from llm.train.ray_workers import train_on_ray
@@ -82,14 +84,16 @@ def launch(
                 cpus = cpus_for_each(settings.workers, settings.cpus_per_worker, "pretrain", cluster)
                 begin()
                 try:
-                    _until_done(lambda: train_on_ray(job, cpus), run)
+                    _until_done(lambda: train_on_ray(job, cpus), run, lease)
+                except Superseded:
+                    raise
                 except RunError:
                     _raise_failure(run, job)  # what a worker said of it is more than that it failed
                     raise
     _raise_failure(run, job)
 
 
-def _until_done(train: Callable[[], None], run: RunFolder) -> None:
+def _until_done(train: Callable[[], None], run: RunFolder, lease: Lease) -> None:
     """Run `train` in a thread, so that this one can answer signals: ask for a checkpoint, wait, pass on."""
     errors: list[BaseException] = []
     # Not Thread.join: an exception out of a signal handler makes it take the thread for ended (Python 3.11).
@@ -106,7 +110,8 @@ def _until_done(train: Callable[[], None], run: RunFolder) -> None:
     threading.Thread(target=body, daemon=True).start()
     try:
         while not ended.wait(0.2):
-            pass
+            if lease.lost.is_set():
+                lease.of_workers.check()
     except (KeyboardInterrupt, Stopped):
         print("stopping: the workers make a checkpoint at this step ...", file=sys.stderr, flush=True)
         run.stop.touch()

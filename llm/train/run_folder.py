@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cluster import places
+from cluster import lease, places
 from cluster.errors import RunError, UserError
 from cluster.fields import values_of_kind
 from llm.settings import ModelSettings, PretrainSettings
@@ -173,7 +173,7 @@ def open_run(
         record["accepted"] = saved["accepted"] + [
             {"field": name, "old": old, "new": new, "time": time.time()} for name, old, new, _ in differing
         ]
-    elif folder.path.is_dir() and any(folder.path.iterdir()):
+    elif folder.path.is_dir() and any(child.name != lease.FOLDER for child in folder.path.iterdir()):
         raise UserError(f"{folder.path}: not empty, and no run of ours: choose another --pretrain.out")
     return record
 
@@ -202,11 +202,18 @@ def differences(
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a folder out of the way (nothing is deleted); None where there was none."""
-    if not path.exists():
+    """Move what a folder holds, all but its lease, out of the way; None where it was empty.
+
+    Nothing is deleted. The settings go first: a folder left half moved passes for no run of ours.
+    """
+    there = sorted(path.iterdir(), key=lambda child: child.name != RunFolder(path).settings.name)
+    there = [child for child in there if child.name != lease.FOLDER]
+    if not there:
         return None
     aside = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-    os.rename(path, aside)
+    aside.mkdir()
+    for child in there:
+        os.rename(child, aside / child.name)
     return aside
 
 

@@ -14,8 +14,8 @@ from cluster.fields import values_of_kind
 from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.settings import ModelSettings
 from llm.train.checkpoints.layout import INDEX, digest
-from llm.train.checkpoints.load import CheckpointReader, newest_weights
-from llm.train.run_folder import RunFolder
+from llm.train.checkpoints.load import CheckpointReader
+from llm.train.trained import find_trained
 
 # What may differ from the model that is started from: it changes no tensor.
 MAY_DIFFER = ("dropout", "init", "init_std")
@@ -48,24 +48,14 @@ def find_start(path: str) -> Start:
             folder, found.record["weights"], found.settings, found.vocab_size, found.tokenizer.fingerprint,
             found.fill,
         )  # fmt: skip
-    checkpoint = (folder / INDEX).exists()
-    run = RunFolder(folder.parent.parent if checkpoint else folder)
-    record = run.read_settings()
-    if not checkpoint and not run.checkpoints.is_dir():
-        raise UserError(f"pretrain.start_from {path}: has no checkpoint yet")
-    reader = CheckpointReader(folder, weights_only=True) if checkpoint else newest_weights(run.checkpoints)[0]
-    return Start(
-        reader.folder,
-        digest((reader.folder / INDEX).read_bytes()),
-        ModelSettings.model_validate(record["model"]),
-        record["corpus"]["vocab_size"],
-        record["corpus"]["tokenizer"],
-        lambda model: _load(model, reader),
-    )
+    run = find_trained(folder, CheckpointReader.check_weights)
+    corpus, checkpoint = run.record["corpus"], run.reader.folder
 
+    def fill(model: nn.Module) -> None:
+        model.load_state_dict(run.reader.weights(), strict=True)
 
-def _load(model: nn.Module, reader: CheckpointReader) -> None:
-    model.load_state_dict(reader.weights(), strict=True)
+    index = digest((checkpoint / INDEX).read_bytes())
+    return Start(checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], fill)
 
 
 def fill_from(record: dict[str, str], model: nn.Module) -> None:

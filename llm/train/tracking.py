@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +22,16 @@ class Sink(Protocol):
 class MetricsFile:
     """Appends one JSON object a line, each flushed, so that a kill costs at most the line being written."""
 
-    def __init__(self, path: Path, resumed_step: int) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, resumed_step: int, check_writer: Callable[[], None] = lambda: None
+    ) -> None:
+        """`check_writer` raises Superseded where another start of the command writes this run by now."""
+        self.path, self.check_writer = path, check_writer
         self.kept = truncate_after(path, resumed_step)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by finish)
 
     def log(self, values: dict[str, Any]) -> None:
+        self.check_writer()
         self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
         self._file.flush()
 

@@ -13,6 +13,7 @@ import torch
 
 from cluster import places
 from cluster.errors import RunError, UserError
+from cluster.lease import Pass, Superseded
 from data_jobs import open_corpus
 from llm.data.batches import BatchPlan, micro_steps
 from llm.data.loader import Loader
@@ -53,6 +54,8 @@ class Job:
     run_id: str
     launch: str
     """Of this start of the command: tells its failures from those of earlier starts."""
+    lease: dict[str, Any]
+    """What asks whether this start still writes the run (cluster.lease.Pass)."""
 
 
 def work(job: Job, group: Group, report: Callable[[str, dict[str, Any]], None]) -> None:
@@ -66,6 +69,8 @@ def work(job: Job, group: Group, report: Callable[[str, dict[str, Any]], None]) 
         return
     try:
         _train(job, folder, group, report)
+    except Superseded:
+        raise  # the folder is another's
     except (UserError, RunError) as error:
         kind = "user" if isinstance(error, UserError) else "run"
         places.write_json(folder.failure, {"launch": job.launch, "kind": kind, "message": str(error)})
@@ -96,7 +101,9 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
     model = model.to(group.device)
     objective = Objective(model, settings.precision, settings.z_loss)
     engine = make_engine(objective, settings, group, micro_batch)
+    writer = Pass(**job.lease)
     if group.rank == 0:
+        writer.check()
         sweep_torn(folder.checkpoints)
         places.write_json(folder.deepspeed, engine.describe())
 
@@ -120,11 +127,13 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
         "batch_schedule": plan.schedule,
         "skips": plan.skips,
         "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
+        "generation": writer.generation,
     }
     saver = CheckpointSaver(
-        folder.checkpoints, engine, group.rank, group.world, attempt, settings.checkpoint.keep, record
-    )
-    tracker = make_tracker(job, folder, settings, state) if group.rank == 0 else Tracker([])
+        folder.checkpoints, engine, group.rank, group.world, attempt, settings.checkpoint.keep, record,
+        writer.check,
+    )  # fmt: skip
+    tracker = make_tracker(job, folder, settings, state, writer) if group.rank == 0 else Tracker([])
     val_tokens, val_bytes = split_size(corpus, "val")
 
     def validate(max_rows: int | None) -> dict[str, float]:
@@ -279,9 +288,11 @@ def make_engine(objective: Objective, settings: PretrainSettings, group: Group, 
     )
 
 
-def make_tracker(job: Job, folder: RunFolder, settings: PretrainSettings, state: RunState) -> Tracker:
+def make_tracker(
+    job: Job, folder: RunFolder, settings: PretrainSettings, state: RunState, writer: Pass
+) -> Tracker:
     """metrics.jsonl and W&B, on the first worker."""
-    metrics = MetricsFile(folder.metrics, state.step if state.step else -1)
+    metrics = MetricsFile(folder.metrics, state.step if state.step else -1, writer.check)
     truncate_samples(folder, state.step)
     sinks: list[Sink] = [metrics]
     if settings.wandb.mode != "disabled":

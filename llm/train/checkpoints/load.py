@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
 from llm.train.checkpoints.save import committed_folders
 from llm.train.engine import STATES, Engine
 from llm.train.group import Group
+
+T = TypeVar("T")
 
 
 class CheckpointReader:
@@ -71,10 +74,17 @@ class CheckpointReader:
         """All weights by name, aliases included: what `load_state_dict` takes."""
         found = {}
         for info in self.tensors:
-            size = int(np.prod(info.shape))
-            tensor = torch.from_numpy(self.read(info.name, "weight", 0, size)).view(info.shape)
-            found.update(dict.fromkeys((info.name, *info.aliases), tensor))
+            found.update(dict.fromkeys((info.name, *info.aliases), self.weight(info)))
         return found
+
+    def weight(self, info: TensorInfo) -> torch.Tensor:
+        """One whole weight."""
+        return torch.from_numpy(self.read(info.name, "weight", 0, int(np.prod(info.shape)))).view(info.shape)
+
+    def check_weights(self) -> None:
+        """Read every weight against its digests, one at a time."""
+        for info in self.tensors:
+            self.weight(info)
 
     def _bytes(self, name: str) -> bytes:
         try:
@@ -155,14 +165,19 @@ def _candidates(folder: Path, group: Group) -> Iterator[Path]:
         yield folder / layout.folder_name(int(step), f"{int(attempt):012x}")
 
 
-def newest_weights(folder: Path) -> tuple[CheckpointReader, dict[str, torch.Tensor]]:
-    """The newest checkpoint whose weights are good, for use without training. RunError where none is."""
+def newest_good(folder: Path, take: Callable[[CheckpointReader], T]) -> tuple[CheckpointReader, T] | None:
+    """The newest checkpoint from which `take` takes what it needs, for use without training.
+
+    None where there is none at all, RunError where none is good. A damaged one is passed over with a warning.
+    """
     reasons = []
     for candidate in committed_folders(folder):
         try:
             reader = CheckpointReader(candidate, weights_only=True)
-            return reader, reader.weights()
+            return reader, take(reader)
         except RunError as error:
             reasons.append(str(error))
             print(f"warning: checkpoint passed over: {error}", file=sys.stderr, flush=True)
+    if not reasons:
+        return None
     raise RunError(f"{folder}: no good checkpoint" + "".join(f"\n       {reason}" for reason in reasons))

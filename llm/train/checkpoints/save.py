@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from cluster import places
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
+from cluster.lease import Superseded
 from cluster.sealed import seal
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import Array, ChunkedFile, write_tensors
@@ -72,14 +73,18 @@ class CheckpointSaver:
         attempt: str,
         keep: int,
         record: dict[str, Any],
+        check_writer: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check_writer` raises Superseded where another start of the command writes this run by now."""
         self.folder, self.engine, self.rank, self.world = folder, engine, rank, world
         self.attempt, self.keep, self.record = attempt, keep, record
+        self.check_writer = check_writer
         self.tensors = tensor_table(engine)
         self.committed_step = -1
         self.stall_seconds = 0.0
         self._thread: threading.Thread | None = None
         self._failures: list[str] = []
+        self._superseded: Superseded | None = None
 
     def save(self, state: RunState) -> None:
         """Copy the state at this moment and write it in the background."""
@@ -93,12 +98,14 @@ class CheckpointSaver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the save in flight. RunError after three failures in a row."""
+        """Wait for the save in flight. RunError after three failures in a row, or where another writes."""
         if self._thread is not None:
             start = time.perf_counter()
             self._thread.join()
             self._thread = None
             self.stall_seconds += time.perf_counter() - start
+        if self._superseded is not None:
+            raise self._superseded
         if len(self._failures) >= FAILURES_BEFORE_STOP:
             raise RunError(f"{FAILURES_BEFORE_STOP} checkpoints in a row failed: {'; '.join(self._failures)}")
 
@@ -124,6 +131,8 @@ class CheckpointSaver:
                 self._commit(folder, state)
                 sweep(self.folder, self.keep, folder)
             self._failures.clear()
+        except Superseded as error:
+            self._superseded = error
         except Exception as error:  # whatever it is, `finish` must know that there is no checkpoint
             self._failures.append(str(error))
             print(
@@ -183,7 +192,10 @@ class CheckpointSaver:
             "fragments": layout.digest(table),
         }
         fault_point("checkpoint.before_index", step=state.step)
-        places.write_bytes(folder / layout.INDEX, seal(index))
+        self.check_writer()
+        # Whoever takes the run over removes folders without an index. Stopped here meanwhile, and then
+        # awake again, this write finds no folder.
+        places.write_bytes(folder / layout.INDEX, seal(index), new_folder=False)
         fault_point("checkpoint.after_index", step=state.step)
         self.committed_step = state.step
 

@@ -19,7 +19,7 @@ from cluster.errors import RunError
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import CHUNK, ChunkReader, write_tensors
 from llm.train.checkpoints.layout import RunState, TensorInfo
-from llm.train.checkpoints.load import CheckpointReader, load_newest, newest_weights
+from llm.train.checkpoints.load import CheckpointReader, load_newest, newest_good
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders, owned, sweep_torn
 from llm.train.engine import STATES, Fragment
 from llm.train.group import Group
@@ -160,7 +160,9 @@ def test_files_are_safetensors_and_weights_need_no_optimizer(saved: Any, tmp_pat
     assert values and all(v.dtype == np.float32 for v in values.values())
     for file in checkpoint.glob("optim-*"):
         file.unlink()
-    _, weights = newest_weights(folder)
+    found = newest_good(folder, CheckpointReader.weights)
+    assert found is not None
+    _, weights = found
     model = make_engine("plain", 1).objective.model
     model.load_state_dict(weights)
     whole = {name: value.detach().numpy().ravel() for name, value in model.named_parameters()}

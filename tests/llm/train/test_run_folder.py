@@ -69,10 +69,10 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_fresh_renames(tmp_path: Path) -> None:
+def test_fresh_moves(tmp_path: Path) -> None:
     open_with(tmp_path / "run")
     aside = set_aside(tmp_path / "run")
-    assert aside is not None and (aside / "settings.json").exists() and not (tmp_path / "run").exists()
+    assert aside is not None and (aside / "settings.json").exists() and not list((tmp_path / "run").iterdir())
 
 
 def test_metrics_after_a_kill(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""A trained run, found for use: which checkpoint, with what record, with which tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from cluster.errors import RunError, UserError
+from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from llm.settings import ModelSettings
+from llm.train.checkpoints.layout import INDEX
+from llm.train.checkpoints.load import CheckpointReader, newest_good
+from llm.train.run_folder import RunFolder
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Trained(Generic[T]):
+    """A run at one of its checkpoints."""
+
+    folder: RunFolder
+    record: dict[str, Any]
+    reader: CheckpointReader
+    taken: T
+    """What `take` gave for this checkpoint."""
+
+    @property
+    def settings(self) -> ModelSettings:
+        return ModelSettings.model_validate(self.record["model"])
+
+    def tokenizer(self) -> Tokenizer:
+        """RunError where it is not the one that the run was trained with."""
+        tokenizer = load_tokenizer(self.folder.tokenizer)
+        wanted = self.record["corpus"]["tokenizer"]
+        if tokenizer.fingerprint != wanted:
+            raise RunError(
+                f"{self.folder.tokenizer}: fingerprint {tokenizer.fingerprint}, the run was trained with "
+                f"{wanted}"
+            )
+        return tokenizer
+
+
+def find_trained(path: Path, take: Callable[[CheckpointReader], T]) -> Trained[T]:
+    """A run folder at its newest good checkpoint, or one of its checkpoints. Good: `take` does not raise.
+
+    UserError where the path is neither, RunError where a file is damaged.
+    """
+    if (path / INDEX).exists():
+        folder = RunFolder(path.parent.parent)
+        record, reader = folder.read_settings(), CheckpointReader(path, weights_only=True)
+        return Trained(folder, record, reader, take(reader))
+    folder = RunFolder(path)
+    record = folder.read_settings()
+    found = newest_good(folder.checkpoints, take)
+    if found is None:
+        raise UserError(f"{path}: has no checkpoint yet; train it first: python -m llm.pretrain")
+    return Trained(folder, record, *found)

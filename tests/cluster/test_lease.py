@@ -1,0 +1,183 @@
+"""One writer: who may take a lease when, and that nobody else goes on writing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from cluster import lease, places
+from cluster.errors import UserError
+from cluster.lease import Holder, Lease, Superseded, hold, read
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from cluster import lease
+lease.RENEW_SECONDS = 0.2
+from cluster.errors import UserError
+while time.time() < float(sys.argv[2]): pass
+try:
+    mine = lease.hold(Path(sys.argv[1]))
+except UserError as error:
+    print("refused", error, flush=True)
+    sys.exit(2)
+print("holds", mine.holder.generation, flush=True)
+for line in sys.stdin:
+    try:
+        mine.of_workers.check()
+        print("ok", flush=True)
+    except lease.Superseded as error:
+        print("superseded", flush=True)
+"""
+
+
+def start(folder: Path, at: float = 0.0) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder), str(at)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+
+
+def says(process: subprocess.Popen[str], ask: bool = False) -> str:
+    assert process.stdin is not None and process.stdout is not None
+    if ask:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "EXPIRED_SECONDS", 1.0)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
+
+
+def elsewhere(folder: Path, generation: int = 1, job: str | None = None) -> Holder:
+    """A holder on another machine, as it would have written itself."""
+    holder = Holder(generation, "t0ken", "far-away", "b00t", 1, "7", job)
+    places.write_json(lease._file(folder, generation), asdict(holder))
+    return holder
+
+
+def test_a_live_holder_is_named_and_a_released_one_followed(tmp_path: Path) -> None:
+    first = hold(tmp_path / "run")
+    with pytest.raises(UserError, match=rf"process {os.getpid()} on {socket.gethostname()}"):
+        hold(tmp_path / "run")
+    time.sleep(0.5)  # over some renewals
+    with pytest.raises(UserError, match="is writing this folder"):
+        hold(tmp_path / "run")
+    first.of_workers.check()
+    (tmp_path / "run/made").touch()
+    first.release()
+    second = hold(tmp_path / "run")
+    assert second.holder.generation == 2
+    with pytest.raises(Superseded, match="generation 2"):
+        first.of_workers.check()
+    second.release()
+
+
+def test_a_dead_process_is_followed_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    assert says(process) == "holds 1"
+    process.kill()
+    process.wait()
+    before = time.monotonic()
+    second = hold(tmp_path)
+    assert second.holder.generation == 2 and time.monotonic() - before < 0.5
+    second.release()
+
+
+def test_another_process_with_the_same_id_does_not_pass_for_it(tmp_path: Path) -> None:
+    holder = hold(tmp_path)
+    assert not holder.holder.is_gone()
+    assert replace(holder.holder, started="1").is_gone()
+    assert not replace(holder.holder, started="1", host="far-away").is_gone()
+    holder.release()
+
+
+def test_a_stopped_holder_is_waited_for_and_is_superseded(tmp_path: Path) -> None:
+    """SIGSTOP: taken over after the time, with what is waited for said; awake, it finds itself superseded."""
+    process, said = start(tmp_path), list[str]()
+    assert says(process) == "holds 1" and says(process, ask=True) == "ok"
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        time.sleep(0.5)  # beyond what passes for alive
+        second = hold(tmp_path, say=said.append)
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert second.holder.generation == 2
+    assert str(process.pid) in said[0] and "taken over in" in said[0]
+    assert says(process, ask=True) == "superseded"
+    time.sleep(0.5)  # its renewals do not bring it back
+    second.of_workers.check()
+    assert says(process, ask=True) == "superseded"
+    process.kill()
+    process.wait()
+    second.release()
+
+
+def test_a_holder_elsewhere_is_watched(tmp_path: Path) -> None:
+    """Renewed: refused, named. Silent: taken over after the time. Its Ray job over: at once."""
+    there = elsewhere(tmp_path)
+    before = time.monotonic()
+    mine = hold(tmp_path)
+    assert 0.9 < time.monotonic() - before < 5 and mine.holder.generation == 2
+    mine.release()
+    there = elsewhere(tmp_path, 3)
+
+    def renew(text: str) -> None:
+        places.write_json(lease._file(tmp_path, 3), asdict(replace(there, renewals=1)))
+
+    with pytest.raises(UserError, match="process 1 on far-away"):
+        hold(tmp_path, say=renew)
+    elsewhere(tmp_path, 4, job="raysubmit_7")
+    before = time.monotonic()
+    mine = hold(tmp_path, has_ended=lambda job: job == "raysubmit_7")
+    assert time.monotonic() - before < 0.5 and mine.holder.generation == 5
+    mine.release()
+
+
+@pytest.mark.parametrize("held_before", [False, True])
+def test_of_two_at_the_same_instant_one_runs(tmp_path: Path, held_before: bool) -> None:
+    """A folder that nobody held, and one whose holder is dead."""
+    if held_before:
+        dead = Holder(1, "t0ken", socket.gethostname(), lease._boot(), 2**22 + 1, "7")
+        places.write_json(lease._file(tmp_path, 1), asdict(dead))
+    at = time.time() + 1.0
+    both = [start(tmp_path, at) for _ in range(2)]
+    said = sorted(says(process) for process in both)
+    assert said[0].startswith("holds") and said[1].startswith("refused"), said
+    for process in both:
+        process.kill()
+        process.wait()
+
+
+def test_a_late_taker_gives_way(tmp_path: Path) -> None:
+    """Who looked long ago and creates an old generation finds the newer one, and does not hold."""
+    elsewhere(tmp_path, 5)
+    assert not lease._create(tmp_path, replace(elsewhere(tmp_path, 5), generation=3))
+    assert read(tmp_path) == elsewhere(tmp_path, 5)
+    assert lease._generations(tmp_path) == [5]
+
+
+def test_a_folder_in_which_nothing_was_made_is_gone(tmp_path: Path) -> None:
+    hold(tmp_path / "a" / "run").release()
+    assert not (tmp_path / "a" / "run").exists()
+
+
+def test_losing_it_is_told(tmp_path: Path) -> None:
+    mine: Lease = hold(tmp_path)
+    elsewhere(tmp_path, 2)
+    assert mine.lost.wait(5)
+    mine.release()
+    assert read(tmp_path) == elsewhere(tmp_path, 2)
