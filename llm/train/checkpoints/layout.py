@@ -19,6 +19,7 @@ from cluster.errors import RunError
 from cluster.sealed import unseal
 from llm.train.checkpoints.chunks import ChunkedFile
 from llm.train.engine import STATES
+from llm.train.guard import GuardState
 
 FORMAT = "manta-checkpoint-1"
 INDEX, FRAGMENTS = "index.json", "fragments.arrow"
@@ -46,6 +47,17 @@ class RunState:
     tokens: int  # that went through the model, padding included
     wandb_id: str
     counters: dict[str, int] = field(default_factory=dict)
+    guard: GuardState = field(default_factory=GuardState)
+
+    @property
+    def updates(self) -> int:
+        """Steps that changed the weights: what Adam's bias correction counts."""
+        return self.step - self.guard.skipped
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunState:
+        """TypeError where a field is missing or unknown. A run from before the guard has skipped nothing."""
+        return cls(**(value | {"guard": GuardState.from_json(value.get("guard", {}))}))
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,7 @@ class Receipt:
     world: int
     files: tuple[ChunkedFile, ...]
     fragments: tuple[tuple[int, int, int, int, int, int], ...]  # columns of SCHEMA; file counts from 0 here
+    problem: str = ""  # why this worker has written nothing
 
     def to_bytes(self) -> bytes:
         return places.to_json(
@@ -75,6 +88,7 @@ class Receipt:
                 "world": self.world,
                 "files": [{"name": f.name, "bytes": f.size, "chunks": f.chunks} for f in self.files],
                 "fragments": self.fragments,
+                "problem": self.problem,
             }
         )
 
@@ -86,7 +100,9 @@ class Receipt:
             if Path(file.name).name != file.name:
                 raise ValueError(f"file name '{file.name}' leaves its folder")
         fragments = tuple(tuple(row) for row in value["fragments"])
-        return cls(value["attempt"], value["rank"], value["world"], files, fragments)
+        return cls(
+            value["attempt"], value["rank"], value["world"], files, fragments, value.get("problem", "")
+        )
 
 
 def folder_name(step: int, attempt: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cluster import places
@@ -109,6 +110,20 @@ class CheckpointSaver:
         if len(self._failures) >= FAILURES_BEFORE_STOP:
             raise RunError(f"{FAILURES_BEFORE_STOP} checkpoints in a row failed: {'; '.join(self._failures)}")
 
+    def go_back(self, step: int, attempt: str, skips: Sequence[tuple[int, int]]) -> None:
+        """Training goes on from an earlier step: checkpoints of later ones are removed, their index first.
+
+        `attempt` must be new: the names of what was removed are not used again.
+        """
+        self.attempt, self.record = attempt, self.record | {"skips": skips}
+        self.committed_step = min(self.committed_step, step)
+        if self.rank == 0:
+            self.check_writer()
+            for later in committed_folders(self.folder):
+                if step_of(later) > step:
+                    (later / layout.INDEX).unlink(missing_ok=True)
+                    shutil.rmtree(later, ignore_errors=True)
+
     def settle(self) -> None:
         """Let the save in flight end, whatever comes of it: for a run that is about to fail."""
         if self._thread is not None:
@@ -124,9 +139,15 @@ class CheckpointSaver:
         folder = self.folder / layout.folder_name(state.step, self.attempt)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            receipt = self._write_files(folder, copies, state.step)
+            problem = _not_finite(copies)
+            if problem:  # told to whoever commits, who would wait for this part
+                receipt = Receipt(self.attempt, self.rank, self.world, (), (), problem)
+            else:
+                receipt = self._write_files(folder, copies, state.step)
             fault_point("checkpoint.before_receipt", step=state.step, rank=self.rank)
             places.write_bytes(folder / layout.receipt_name(self.rank), receipt.to_bytes())
+            if problem:
+                raise RunError(problem)
             if self.rank == 0:
                 self._commit(folder, state)
                 sweep(self.folder, self.keep, folder)
@@ -172,6 +193,8 @@ class CheckpointSaver:
         for receipt in receipts:
             if (receipt.attempt, receipt.world) != (self.attempt, self.world):
                 raise RunError(f"{folder}: receipt {receipt.rank} is of another attempt, {receipt.attempt}")
+            if receipt.problem:
+                raise RunError(f"{folder}: worker {receipt.rank}: {receipt.problem}")
             for file in receipt.files:
                 if (folder / file.name).stat().st_size != file.size:
                     raise RunError(f"{folder / file.name}: not the {file.size} bytes of its receipt")
@@ -227,6 +250,21 @@ def committed_folders(folder: Path) -> list[Path]:
             if match:
                 found.append((int(match[1]), index.stat().st_mtime_ns, child))
     return [child for *_, child in sorted(found, reverse=True)]
+
+
+def _not_finite(copies: Sequence[tuple[str, str, int, Array]]) -> str:
+    """Which value is not finite, or nothing: no run could go on from it. Extremes carry NaN and infinity."""
+    for name, state, _, values in copies:
+        if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+            return f"{state} of {name} is not finite: not committed"
+    return ""
+
+
+def step_of(folder: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    match = layout.FOLDER.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
 
 
 def _await_receipt(path: Path) -> bytes:
