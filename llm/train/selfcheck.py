@@ -106,7 +106,8 @@ def _plain_gradients(
 ) -> dict[str, Tensor]:
     """By torch alone: the gradients at these places, summed over the workers in fp64."""
     leaves = {name: value.requires_grad_(name in places) for name, value in weights.items()}
-    sums: Tensor = torch.func.functional_call(bare, leaves, (inputs,))
+    full = {f"model.{name}": value for name, value in leaves.items()}
+    sums: Tensor = torch.func.functional_call(bare, full, (inputs,))
     gradients = torch.autograd.grad((sums * scales).sum(), [leaves[n] for n in places], allow_unused=True)
     parts = [
         torch.zeros(len(at), dtype=torch.float64) if g is None else g.view(-1)[at.to(g.device)].double().cpu()
@@ -119,12 +120,12 @@ def _plain_gradients(
 
 
 def _weights(engine: Engine, tensors: Sequence[TensorInfo], group: Group) -> dict[str, Tensor]:
-    """Whole weights by the objective's names, as leaves of their own; put together where they are cut up."""
-    named = dict(engine.objective.named_parameters())
+    """Whole weights, as leaves of their own; put together where ZeRO 3 has cut them up."""
+    named = dict(engine.objective.model.named_parameters())
     held = {f.name: f for f in engine.held() if f.state == "weight"}
     found = {}
     for info in tensors:
-        parameter = named[f"model.{info.name}"]
+        parameter = named[info.name]
         whole = parameter.detach()
         if _is_partitioned(parameter):
             whole = torch.zeros(_numel(info), device=group.device)
@@ -133,7 +134,7 @@ def _weights(engine: Engine, tensors: Sequence[TensorInfo], group: Group) -> dic
             if group.world > 1:
                 dist.all_reduce(whole)
             whole = whole.view(info.shape)
-        found[f"model.{info.name}"] = whole
+        found[info.name] = whole
     return found
 
 

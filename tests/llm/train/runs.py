@@ -18,10 +18,10 @@ from llm.train.group import Group
 from llm.train.run_folder import RunFolder, read_lines
 from llm.train.worker import Job, work
 
-MODEL = {"layers": 1, "width": 24, "heads": 2, "hidden": 36, "context": 16, "dropout": 0.1}
+MODEL = {"layers": 1, "width": 24, "heads": 2, "hidden": 36, "context": 16}
 PRETRAIN: dict[str, Any] = {
-    "steps": 24, "batch": 4, "length": 16, "micro_batch": 1, "optimizer": {"lr": 3e-3},
-    "schedule": {"warmup_steps": 4}, "validation": {"every": 0, "max_samples": 2},
+    "steps": 16, "batch": 4, "length": 16, "micro_batch": 1, "optimizer": {"lr": 1e-3},
+    "schedule": {"kind": "constant", "warmup_steps": 4}, "validation": {"every": 0, "max_samples": 2},
     "checkpoint": {"every": 5, "keep": 9}, "wandb": {"mode": "disabled"},
 }  # fmt: skip
 
@@ -33,7 +33,14 @@ def settings_of(kind: str, world: int, **changes: Any) -> PretrainSettings:
 
 
 def train(
-    rank: int, world: int, corpus: str, run: Path, kind: str = "plain", fault: str = "", **changes: Any
+    rank: int,
+    world: int,
+    corpus: str,
+    run: Path,
+    kind: str = "plain",
+    fault: str = "",
+    dropout: float = 0.0,
+    **changes: Any,
 ) -> None:
     """Train a run folder as one worker of it, on from its checkpoints; `fault` is MANTA_FAULT."""
     settings = settings_of(kind, world, **changes)
@@ -42,7 +49,7 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     with _environment(MANTA_FAULT=fault), _lease(run, group) as lease:
         job = Job(
-            model=ModelSettings.model_validate(MODEL).model_dump(mode="json"),
+            model=ModelSettings.model_validate({**MODEL, "dropout": dropout}).model_dump(mode="json"),
             pretrain=settings.model_dump(mode="json"),
             corpus=corpus,
             vocab_size=found.tokenizer.vocab_size,
