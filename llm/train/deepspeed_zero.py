@@ -38,6 +38,8 @@ from llm.train.engine import OPTIMIZER_STATES, STATES, Fragment, create_adam_sta
 from llm.train.objective import Objective, What
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+# A step is skipped where the trainer wants it, and told by the trainer.
+logging.getLogger("DeepSpeed").addFilter(lambda record: "OVERFLOW! Skipping" not in record.getMessage())
 # It prints at each start that its operator is built. (The attribute `deepspeed.comm.torch` is torch itself.)
 vars(sys.modules["deepspeed.comm.torch"])["print"] = lambda *words: None
 # DeepSpeed 0.19 calls collectives under names that torch 2.13 has renamed: nothing that a user can mend.
