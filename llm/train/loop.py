@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cluster.fault_points import fault_factor, fault_point
+from cluster.fault_points import Where, fault_factor, fault_point
 from data_jobs.hashes import h64
 from llm.data.batches import BatchPlan
 from llm.data.loader import Loader
@@ -146,10 +146,10 @@ def _accumulate(parts: Parts, batch: Batch, counts: dict[str, float]) -> list[fl
         # Dropout is the one thing here that draws: equal to the bit for the same layout of workers.
         torch.manual_seed(h64(parts.settings.seed, "dropout", batch.step, int(micro.numbers[0])) >> 1)
         inputs = inputs_of(micro, parts.group.device)
-        where = {"step": batch.step + 1, "rank": parts.group.rank, "sample": micro.numbers}
-        loss_fault, gradient_fault = (fault_factor(f"train.{x}", **where) for x in ("loss", "gradient"))
-        spoiled = scales * (loss_fault * gradient_fault)
-        total += loss_fault * parts.engine.accumulate(inputs, spoiled, last=i == len(batch.micro) - 1)
+        where: dict[str, Where] = {"step": batch.step + 1, "rank": parts.group.rank, "sample": micro.numbers}
+        wrong_loss, wrong_gradient = (fault_factor(f"train.{x}", **where) for x in ("loss", "gradient"))
+        spoiled = scales * (wrong_loss * wrong_gradient)
+        total += wrong_loss * parts.engine.accumulate(inputs, spoiled, last=i == len(batch.micro) - 1)
     return total.tolist()
 
 
