@@ -79,15 +79,12 @@ def check_gradients(
 
 
 def choose(tensors: Sequence[TensorInfo], most: int) -> list[TensorInfo]:
-    """Tensors of at most so many elements together, at least one: shared ones first, then the smallest."""
+    """Tensors of at most so many elements together, at least one: shared ones first, then a fixed mixture."""
     chosen: list[TensorInfo] = []
-    total = 0
-    for info in sorted(tensors, key=lambda info: (not info.aliases, _numel(info), info.name)):
-        total += _numel(info)
-        if chosen and total > most:
-            break
-        chosen.append(info)
-    return sorted(chosen, key=lambda info: info.name)
+    for info in sorted(tensors, key=lambda info: (not info.aliases, h64("selfcheck", info.name))):
+        if sum(map(_numel, chosen)) + _numel(info) <= most:
+            chosen.append(info)
+    return sorted(chosen or [min(tensors, key=_numel)], key=lambda info: info.name)
 
 
 def spread(numel: int, most: int) -> Tensor:

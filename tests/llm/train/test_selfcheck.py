@@ -24,7 +24,8 @@ def test_shared_weights_come_first() -> None:
     """They are the trap that releases of DeepSpeed fell into."""
     tensors = [TensorInfo("a", (10, 10)), TensorInfo("b", (3,)), TensorInfo("c", (99,), ("d",))]
     assert [info.name for info in choose(tensors, 103)] == ["b", "c"]
-    assert [info.name for info in choose(tensors, 1)] == ["c"]
+    assert [info.name for info in choose(tensors, 101)] == ["c"]
+    assert [info.name for info in choose(tensors, 1)] == ["b"]  # at least one
 
 
 def test_elements_are_spread_evenly() -> None:
