@@ -34,9 +34,9 @@ WIDE = Shape(layers=6, width=256, heads=4, vocab=32_768, batch=4, length=1024)
 QUICK = Shape(layers=1, width=32, heads=2, vocab=512, batch=2, length=32)
 PAIRS = 5  # odd: the median ratio is a measured one
 TRIED = (
-    "under the goal: matrix products and the attention kernel, the same on both sides, are nine tenths of our "
-    "step. Tried for the rest: logits in chunks that stay in the cache, oneDNN's layout for both products of the "
-    "output layer, a softmax in place, larger chunks in bf16 (slower)"
+    "under the goal: matrix products and the attention kernel, the same on both sides, are nine tenths of "
+    "our step. Tried for the rest: logits in chunks that stay in the cache, oneDNN's layout for two products "
+    "of the output layer, a softmax in place, larger chunks in bf16 (slower)"
 )
 DOCUMENTS = 8  # in a packed row
 

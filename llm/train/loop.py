@@ -37,6 +37,8 @@ class Parts:
     validate: Callable[[int | None], dict[str, float]]
     write_samples: Callable[[int], None]
     stop_wanted: Callable[[], bool]
+    noticed: Callable[[], bool]
+    beat: Callable[[], None]
     on_commit: Callable[[int], None]
 
 
@@ -48,6 +50,7 @@ class StepSums:
     loss: float  # what the model is trained for: their sum, without the z-loss
     digest: int
     stop: bool
+    save: bool  # some worker's machine goes
     committed_step: int
 
 
@@ -90,6 +93,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 "sample_digest": f"{sums.digest:016x}",
             }
             values = {"step": state.step, "time": time.time()} | values | clock.lap(state)
+            parts.beat()
             if sums.committed_step > seen_commit:
                 seen_commit = sums.committed_step
                 parts.on_commit(seen_commit)
@@ -98,8 +102,10 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
             if found or sums.stop or state.step % settings.log_every == 0 or state.step == settings.steps:
                 parts.log(values)
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
-            if sums.stop or state.step == settings.steps or state.step % settings.checkpoint.every == 0:
+            due = state.step == settings.steps or state.step % settings.checkpoint.every == 0
+            if sums.stop or sums.save or due:
                 parts.saver.save(state)
+                parts.beat()
             clock.restart()
             if sums.stop:
                 break
@@ -135,9 +141,10 @@ def _accumulate(parts: Parts, batch: Batch, counts: dict[str, float]) -> list[fl
 
 def _exchange(parts: Parts, batch: Batch, counts: dict[str, float], sums: list[float]) -> StepSums:
     first = parts.group.rank == 0
-    stop, committed, *rest = parts.group.sum(
+    stop, save, committed, *rest = parts.group.sum(
         [
             float(first and parts.stop_wanted()),
+            float(parts.noticed()),
             float(parts.saver.committed_step + 1 if first else 0),
             *split_digest(batch.digest),
             *sums,
@@ -150,7 +157,7 @@ def _exchange(parts: Parts, batch: Batch, counts: dict[str, float], sums: list[f
         if counts[unit] and (name != "z_loss" or parts.settings.z_loss)
     }
     loss = sum(value for name, value in losses.items() if name != "z_loss")
-    return StepSums(losses, loss, join_digest(rest[:4]), stop > 0, int(committed) - 1)
+    return StepSums(losses, loss, join_digest(rest[:4]), stop > 0, save > 0, int(committed) - 1)
 
 
 def _look(parts: Parts, state: RunState) -> dict[str, float]:
@@ -192,6 +199,7 @@ class _Clock:
             "samples": state.next_number,
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
+            "workers": self.parts.group.world,
             "data_wait_seconds": self.parts.loader.wait_seconds - self._waited,
             "checkpoint_stall_seconds": self.parts.saver.stall_seconds,
         }

@@ -43,3 +43,9 @@ def test_once(tmp_path: Path) -> None:
     once = str(tmp_path / "once")
     assert run(MANTA_FAULT="save", MANTA_FAULT_ONCE=once).returncode == -9
     assert run(MANTA_FAULT="save", MANTA_FAULT_ONCE=once).returncode == 0
+
+
+def test_each_of_several_once(tmp_path: Path) -> None:
+    env = {"MANTA_FAULT": "save:step=1;load;save:step=2", "MANTA_FAULT_ONCE": str(tmp_path / "once")}
+    assert [run(**env).returncode for _ in range(3)] == [-9, -9, 0]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["once-0", "once-2"]

@@ -175,6 +175,12 @@ def test_a_folder_in_which_nothing_was_made_is_gone(tmp_path: Path) -> None:
     assert not (tmp_path / "a" / "run").exists()
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"{tmp_path}/file/run: cannot be written"):
+        hold(tmp_path / "file" / "run")
+
+
 def test_losing_it_is_told(tmp_path: Path) -> None:
     mine: Lease = hold(tmp_path)
     elsewhere(tmp_path, 2)

@@ -80,7 +80,10 @@ class Receipt:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Receipt:
+        """RunError where the worker says that it could not write its part."""
         value = json.loads(data)
+        if "failed" in value:
+            raise RunError(f"another worker could not write its part: {value['failed']}")
         files = tuple(ChunkedFile(f["name"], f["bytes"], tuple(f["chunks"])) for f in value["files"])
         for file in files:
             if Path(file.name).name != file.name:

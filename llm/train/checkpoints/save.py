@@ -134,10 +134,24 @@ class CheckpointSaver:
         except Superseded as error:
             self._superseded = error
         except Exception as error:  # whatever it is, `finish` must know that there is no checkpoint
-            self._failures.append(str(error))
+            why = str(error)
+            if isinstance(error, OSError) and self.folder.exists():
+                why += f" ({shutil.disk_usage(self.folder).free / 1e6:,.0f} MB free there)"
+            self._failures.append(f"{folder}: {why}")
+            self._withdraw(folder, why)
             print(
-                f"warning: checkpoint {folder} failed, training goes on: {error}", file=sys.stderr, flush=True
+                f"warning: checkpoint {folder} failed, training goes on: {why}", file=sys.stderr, flush=True
             )
+
+    def _withdraw(self, folder: Path, why: str) -> None:
+        """Free what this worker has written (the disk may be full), and tell the first that no more comes."""
+        with contextlib.suppress(OSError):
+            if self.rank == 0:
+                shutil.rmtree(folder)
+                return
+            for file in folder.glob(f"*-{self.rank}-of-{self.world}.safetensors*"):
+                file.unlink()
+            places.write_json(folder / layout.receipt_name(self.rank), {"failed": why}, new_folder=False)
 
     def _write_files(self, folder: Path, copies: list[tuple[str, str, int, Array]], step: int) -> Receipt:
         """weights first (evaluate, generate and export read it alone), then the optimizer's states."""
