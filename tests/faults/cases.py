@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +34,7 @@ from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_
 from tests.journeys.home import HERE, RECIPE, Home
 from tests.journeys.test_architectures import BERT
 from tests.journeys.test_pretrain import assert_same_run, wait_for_step
-from tests.journeys.test_survival import lost_and_given
+from tests.journeys.test_survival import lost_and_given, worker_pids
 from tests.llm.train.test_engines import make_engine, train_steps
 
 FLIPS, PREPARE_KILLS, DRIVER_KILLS, KILLS_IN_ONE, STARTS = 200, 24, 2, 20, 20
@@ -225,11 +227,50 @@ def two_starts(seed: int) -> Iterator[str]:
             yield "" if right else f"{ended}: {said}"
 
 
+def paused_holders(seed: int) -> Iterator[str]:
+    """A run stopped by SIGSTOP and taken over by another start: awake again it commits and logs nothing."""
+    for home in _homes():
+        steps = ("--pretrain.steps", "400", "--pretrain.validation.every", "0")
+        args, run = home.pretrain_args("paused", *HERE, *steps), home.path / "paused"
+        first = home.start("llm.pretrain", *args)
+        wait_for_step(first, run, 12)
+        os.kill(first.pid, signal.SIGSTOP)
+        second = home.start("llm.pretrain", *args)
+        wait_for_step(second, run, 200)
+        os.kill(first.pid, signal.SIGCONT)
+        said, theirs = first.communicate()[0], second.communicate()[0]
+        ended = (first.returncode, second.returncode)
+        rows = list(read_metrics(run))
+        indices = [json.loads(file.read_bytes()) for file in run.glob("checkpoints/*/index.json")]
+        right = (
+            ended == (1, 0)
+            and "another start of the command writes this folder" in said
+            and [row["step"] for row in rows] == list(range(401))
+            and len({row["attempt"] for row in rows}) == 2
+            and {index["generation"] for index in indices} == {2}
+        )
+        yield "" if right else f"{ended}: {said[-500:]} {theirs[-500:]}"
+
+
+def stopped_workers(seed: int) -> Iterator[str]:
+    """A worker stopped by SIGSTOP: the group is restarted within its deadline, equal to the bit."""
+    draw = random.Random(seed)
+    for home in _homes():
+        process = home.start("llm.pretrain", *home.pretrain_args("hung", "--pretrain.hang_seconds", "8"))
+        wait_for_step(process, home.path / "hung", draw.randint(1, 12))
+        os.kill(draw.choice(worker_pids(process)), signal.SIGSTOP)
+        said, _ = process.communicate()
+        found = _compared(home, "hung", "a worker stopped")
+        right = process.returncode == 0 and "Timeout" in said
+        yield found if right else f"{process.returncode}: {said[-500:]}"
+
+
 CASES: dict[str, Callable[[int], Iterator[str]]] = {
     case.__name__: case
     for case in (
         checkpoint_flips, corpus_flips, prepare_kills, worker_kills, checkpoint_kills, random_kills,
-        driver_kills, sigterms, node_kills, elastic, worlds, two_starts,
+        driver_kills, sigterms, node_kills, elastic, worlds, two_starts, paused_holders,
+        stopped_workers,
     )
 }  # fmt: skip
 
