@@ -2,8 +2,8 @@
 
 `MANTA_FAULT=checkpoint.before_index:step=40:rank=0` kills the process (SIGKILL) where all of that matches.
 `MANTA_FAULT=train.loss:sample=57:nan` multiplies a number instead, by nan, inf, 1000: the last word. Several
-faults are parted by commas. With `MANTA_FAULT_ONCE=FILE` it happens once: the file is created first, and a
-process that finds it goes on.
+stand behind one another with `;` between. With `MANTA_FAULT_ONCE=FILE` each happens once: FILE (of several,
+FILE-0, FILE-1, ...) is created first, and a process that finds it goes on.
 """
 
 from __future__ import annotations
@@ -28,18 +28,15 @@ def fault_factor(name: str, **where: Where) -> float:
 
 def _wanted(name: str, where: dict[str, Where]) -> str | None:
     """The last word (or nothing) of a fault that is asked for here; None: there is none."""
-    for fault in os.environ.get("MANTA_FAULT", "").split(","):
+    faults = os.environ.get("MANTA_FAULT", "").split(";")
+    for number, fault in enumerate(faults):
         wanted_name, *conditions = fault.split(":")
         action = conditions.pop() if conditions and "=" not in conditions[-1] else ""
-        if wanted_name != name or not all(_holds(where, *c.split("=", 1)) for c in conditions):
-            continue
-        once = os.environ.get("MANTA_FAULT_ONCE")
-        if once:
-            try:
-                os.close(os.open(once, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
+        if wanted_name == name and all(_holds(where, *c.split("=", 1)) for c in conditions):
+            once = os.environ.get("MANTA_FAULT_ONCE")
+            if once and not _first(once if len(faults) == 1 else f"{once}-{number}"):
                 continue
-        return action
+            return action
     return None
 
 
@@ -48,3 +45,11 @@ def _holds(where: dict[str, Where], key: str, wanted: str) -> bool:
     value = where.get(key)
     items = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
     return any(str(item) == wanted for item in items)
+
+
+def _first(mark: str) -> bool:
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True

@@ -141,7 +141,7 @@ def hold(
 
     A holder that renews: UserError that names it. One that is gone (released, its process dead on this
     machine, or its Ray job over as `has_ended` says): taken at once. Else it is waited for, EXPIRED_SECONDS
-    without a renewal.
+    without a renewal. UserError, too, where the folder cannot be written.
     """
     while True:
         there = read(folder)
@@ -157,7 +157,11 @@ def hold(
             number, secrets.token_hex(8), socket.gethostname(), _boot(), os.getpid(),
             _started(os.getpid()), job,
         )  # fmt: skip
-        if not _create(folder, holder):
+        try:
+            created = _create(folder, holder)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written: {error.strerror}: {error.filename}") from None
+        if not created:
             continue  # another was faster
         for old in _generations(folder):
             if old < number:

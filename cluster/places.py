@@ -58,6 +58,6 @@ def to_json(value: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any, new_folder: bool = True) -> None:
     """Write canonical JSON whole or not at all."""
-    write_bytes(path, to_json(value))
+    write_bytes(path, to_json(value), new_folder)

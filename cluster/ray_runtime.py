@@ -31,7 +31,6 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
     # The controller of a training asks its workers this often; the default of 2 s is felt at start and end.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no notice about a coming default
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing here asks it yet
     if not sys.stderr.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -60,17 +59,17 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
         ray.shutdown()
 
 
-def cpus_for_each(workers: int, wanted: int | None, section: str, settings: ClusterSettings) -> int:
-    """CPUs of each worker: as wanted, else an equal share, which must fit on one node.
+def cpus_for_each(fewest: int, most: int, wanted: int | None, section: str, settings: ClusterSettings) -> int:
+    """CPUs of each worker: as wanted, else an equal share of the most, which must fit on one node.
 
-    UserError where they cannot fit into a Ray that was started here; another cluster may still grow.
+    UserError where the fewest cannot fit into a Ray that was started here; another cluster may still grow.
     """
     total = int(ray.cluster_resources().get("CPU", 0))
     largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
-    cpus = wanted or max(1, min(largest, total // workers))
-    if _address(settings) is None and cpus * workers > total:
+    cpus = wanted or max(1, min(largest, total // most))
+    if _address(settings) is None and cpus * fewest > total:
         raise UserError(
-            f"{section}.workers {workers} with {cpus} CPUs each do not fit into the {total} CPUs of this "
+            f"{section}.workers {fewest} with {cpus} CPUs each do not fit into the {total} CPUs of this "
             f"machine: lower {section}.workers or {section}.cpus_per_worker"
         )
     return cpus

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from cluster.fields import Settings, free, identity, plan
 from llm.presets import fill_in, shape_problems
@@ -225,6 +225,47 @@ class MaskingSettings(Settings):
         return self
 
 
+class OffloadSettings(Settings):
+    """What DeepSpeed keeps in the host's memory instead of the GPU's: slower, and room for larger models."""
+
+    optimizer: Literal["none", "cpu"] = free("none", "ZeRO 1 to 3: optimizer states, and their update")
+    parameters: Literal["none", "cpu"] = free("none", "ZeRO 3: weights, while they are not used")
+
+
+class Workers(BaseModel):
+    """How many workers train: as many, or as many as the cluster has room for within bounds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | dict | Workers):
+            raise ValueError("a number of workers, or {min: 1, max: 8}")
+        return {"min": value, "max": value} if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Workers:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        return self
+
+    @model_serializer
+    def _as_given(self) -> Any:
+        return self.min if self.min == self.max else {"min": self.min, "max": self.max}
+
+    def __str__(self) -> str:
+        return str(self.min) if self.min == self.max else f"{self.min} to {self.max}"
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number may change while the run is on."""
+        return self.min < self.max
+
+
 class PretrainSettings(Settings):
     """A corpus to a model."""
 
@@ -261,13 +302,17 @@ class PretrainSettings(Settings):
     optimizer: OptimizerSettings = plan(OptimizerSettings(), "the optimizer")
     schedule: ScheduleSettings = plan(ScheduleSettings(), "the learning rate over time")
 
-    workers: int = free(1, "processes that train, each with one device", ge=1)
+    workers: Workers = free(
+        Workers(min=1, max=1), "processes that train, each with one device: a number, or {min: 1, max: 8} to "
+        "go on with fewer when a node is lost and with more when one comes; samples and schedule stay"
+    )  # fmt: skip
     engine: Literal["deepspeed", "plain"] = free(
         "deepspeed", "deepspeed: ZeRO; plain: PyTorch alone, every worker holds everything"
     )
     zero_stage: Literal[0, 1, 2, 3] = free(
         1, "DeepSpeed ZeRO: 0 splits nothing, 1 optimizer states, 2 also gradients, 3 also weights"
     )
+    offload: OffloadSettings = free(OffloadSettings(), "what is kept in the host's memory")
     micro_batch: int = free(32, "most samples of one forward on one worker", ge=1)
     device: Literal["auto", "cpu", "cuda"] = free("auto", "what each worker computes on")
     cpus_per_worker: int | None = free(
@@ -276,7 +321,12 @@ class PretrainSettings(Settings):
     launch: Literal["ray", "here"] = free(
         "ray", "ray: Ray Train starts the workers; here: one worker in this process, without Ray"
     )
-    max_failures: int = free(3, "times that a lost worker restarts the group before the run ends", ge=0)
+    max_failures: int = free(
+        3, "times in a row, without a new checkpoint between, that a lost worker restarts the group", ge=0
+    )
+    hang_seconds: int = free(
+        600, "seconds without a finished step or batch of validation after which the group is restarted", ge=5
+    )
     verify: Literal["start", "read"] | None = free(
         None, "when the corpus' digests are checked (default: at the start up to 2 GiB, else at first read)"
     )
@@ -293,15 +343,24 @@ class PretrainSettings(Settings):
 
     @model_validator(mode="after")
     def _batch_feeds_workers(self) -> PretrainSettings:
-        if self.batch < self.workers:
+        if self.batch < self.workers.max:
             raise ValueError(
-                f"batch ({self.batch}) is smaller than workers ({self.workers}): some would have nothing to "
-                "do; raise pretrain.batch or lower pretrain.workers"
+                f"batch ({self.batch}) is smaller than workers ({self.workers.max}): some would have nothing "
+                "to do; raise pretrain.batch or lower pretrain.workers"
             )
         for first, end in self.skip_samples:
             if not 0 <= first < end:
                 raise ValueError(f"skip_samples: range [{first}, {end}) is empty or negative")
-        if self.launch == "here" and self.workers != 1:
+        least = {"optimizer": 1, "parameters": 3}
+        for name, stage in least.items():
+            if getattr(self.offload, name) != "none" and (
+                self.engine != "deepspeed" or self.zero_stage < stage
+            ):
+                raise ValueError(
+                    f"offload.{name} needs engine deepspeed with zero_stage {stage} or more, engine is "
+                    f"{self.engine} and zero_stage {self.zero_stage}"
+                )
+        if self.launch == "here" and self.workers.min != 1:
             raise ValueError(f"launch 'here' runs one worker, workers is {self.workers}")
         return self
 

@@ -33,7 +33,7 @@ from deepspeed.utils import safe_get_local_grad
 
 from cluster.errors import RunError
 from llm.model.inputs import Inputs
-from llm.settings import OptimizerSettings
+from llm.settings import OffloadSettings, OptimizerSettings
 from llm.train.engine import OPTIMIZER_STATES, STATES, Fragment, create_adam_state, make_adamw, set_adam_step
 from llm.train.objective import Objective, What
 
@@ -51,13 +51,20 @@ BUCKET_UNIT = 1024  # ZeRO 1 and 2 refuse one that is no multiple of 2
 
 
 def zero_config(
-    stage: int, micro_batch: int, accumulation: int, clip: float, parameters: int = BUCKET
+    stage: int,
+    micro_batch: int,
+    accumulation: int,
+    clip: float,
+    parameters: int = BUCKET,
+    offload: OffloadSettings | None = None,
 ) -> dict[str, Any]:
     """The complete DeepSpeed dict: every key that we rely on, since defaults change between releases.
 
     Buckets are no larger than the model: DeepSpeed allocates a whole one (2 GB at its default) in each step.
     """
     bucket = min(BUCKET, -(-parameters // BUCKET_UNIT) * BUCKET_UNIT)
+    offload = offload or OffloadSettings()
+    pinned = torch.cuda.is_available()
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -88,6 +95,8 @@ def zero_config(
             "stage3_max_live_parameters": 1_000_000_000,
             "stage3_max_reuse_distance": 1_000_000_000,
             "stage3_gather_16bit_weights_on_model_save": False,
+            "offload_optimizer": {"device": offload.optimizer, "pin_memory": pinned, "ratio": 1.0},
+            "offload_param": {"device": offload.parameters, "pin_memory": pinned},
         },
     }
 
@@ -107,6 +116,7 @@ class ZeroEngine:
         stage: int,
         micro_batch: int,
         accumulation: int,
+        offload: OffloadSettings | None = None,
     ) -> None:
         self.objective = objective
         self.world = world
@@ -116,8 +126,9 @@ class ZeroEngine:
         # Names are taken before ZeRO 3 replaces the parameters' data.
         self.named = dict(objective.model.named_parameters())
         self.config = zero_config(
-            stage, micro_batch, accumulation, optimizer.clip, sum(p.numel() for p in self.named.values())
-        )
+            stage, micro_batch, accumulation, optimizer.clip, sum(p.numel() for p in self.named.values()),
+            offload,
+        )  # fmt: skip
         self.engine, *_ = deepspeed.initialize(
             model=objective,
             optimizer=make_adamw(objective, optimizer),

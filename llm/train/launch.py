@@ -21,6 +21,7 @@ from llm.train.progress import Progress
 from llm.train.run_folder import RunFolder
 from llm.train.worker import Job, check_goes_on, even_micro_batch, make_order, make_rule, work_here
 
+STOP = "stop"
 STOP_SECONDS = 60.0  # how long the workers may take for the checkpoint after a signal
 
 
@@ -48,11 +49,11 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, ru
         if len(order.sources) > 1:
             shares = ", ".join(f"{s.name} {w:.4g}" for s, w in zip(order.sources, order.weights, strict=True))
             print(f"samples by source: {shares}", file=sys.stderr)
-    rows = even_micro_batch(settings.batch, settings.workers, settings.micro_batch)
-    if wasted := padding(settings.batch, settings.workers, rows):
+    rows = even_micro_batch(settings.batch, settings.workers.max, settings.micro_batch)
+    if wasted := padding(settings.batch, settings.workers.max, rows):
         print(
             f"{wasted:.1%} of the rows computed are padding: pretrain.batch {settings.batch} over "
-            f"{settings.workers} workers in micro-batches of {rows}",
+            f"{settings.workers.max} workers in micro-batches of {rows}",
             file=sys.stderr,
         )
 
@@ -81,7 +82,9 @@ def launch(
 
             with ray_session(cluster):
                 check_output_place(out, "pretrain.out")
-                cpus = cpus_for_each(settings.workers, settings.cpus_per_worker, "pretrain", cluster)
+                cpus = cpus_for_each(
+                    settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster
+                )  # fmt: skip
                 begin()
                 try:
                     _until_done(lambda: train_on_ray(job, cpus), run, lease)
@@ -114,7 +117,7 @@ def _until_done(train: Callable[[], None], run: RunFolder, lease: Lease) -> None
                 lease.of_workers.check()
     except (KeyboardInterrupt, Stopped):
         print("stopping: the workers make a checkpoint at this step ...", file=sys.stderr, flush=True)
-        run.stop.touch()
+        run.stop.write_text(STOP)
         ended.wait(STOP_SECONDS)
         if errors:
             print(f"no checkpoint was made: {errors[0]}", file=sys.stderr)

@@ -40,6 +40,8 @@ class Parts:
     validate: Callable[[int | None], dict[str, float]]
     write_samples: Callable[[int], None]
     stop_wanted: Callable[[], bool]
+    noticed: Callable[[], bool]
+    beat: Callable[[], None]
     on_commit: Callable[[int], None]
     rewind: Callable[[RunState, BatchPlan, str], RunState | None]
     """After a spike: the state to go on from; None: the step is skipped instead."""
@@ -54,6 +56,7 @@ class StepSums:
     loss: float  # what the model is trained for: their sum, without the z-loss
     digest: int
     stop: bool
+    save: bool  # some worker's machine goes
     committed_step: int
 
 
@@ -76,6 +79,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 notes = {"rewound_from": batch.step + 1, "left_out": back.guard.left_out}
                 state, seen_commit = back, back.step
                 parts.loader.restart(batches, state.step, plan_of(settings, state.guard.left_out))
+                parts.beat()
                 clock.restart()
                 continue
             rate = learning_rate(batch.step, settings.steps, settings.optimizer.lr, settings.schedule)
@@ -102,6 +106,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 **notes,
             }
             values = {"step": state.step, "time": time.time()} | values | clock.lap(state)
+            parts.beat()
             if sums.committed_step > seen_commit:
                 seen_commit = sums.committed_step
                 parts.on_commit(seen_commit)
@@ -115,8 +120,9 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 check_row(guard, settings.guard, state.step, (begin, state.next_number), told)
             notes = {}
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
-            if last or state.step % settings.checkpoint.every == 0:
+            if last or sums.save or state.step % settings.checkpoint.every == 0:
                 parts.saver.save(state)
+                parts.beat()
             clock.restart()
             if sums.stop:
                 break
@@ -157,10 +163,11 @@ def _exchange(
     parts: Parts, batch: Batch, counts: dict[str, float], sums: list[float], norm: float
 ) -> StepSums:
     first = parts.group.rank == 0
-    norm, stop, committed, *rest = parts.group.sum(
+    norm, stop, save, committed, *rest = parts.group.sum(
         [
             norm if first or not math.isfinite(norm) else 0.0,
             float(first and parts.stop_wanted()),
+            float(parts.noticed()),
             float(parts.saver.committed_step + 1 if first else 0),
             *split_digest(batch.digest),
             *sums,
@@ -173,7 +180,7 @@ def _exchange(
         if counts[unit] and (name != "z_loss" or parts.settings.z_loss)
     }
     loss = sum(value for name, value in losses.items() if name != "z_loss")
-    return StepSums(norm, losses, loss, join_digest(rest[:4]), stop > 0, int(committed) - 1)
+    return StepSums(norm, losses, loss, join_digest(rest[:4]), stop > 0, save > 0, int(committed) - 1)
 
 
 def _look(parts: Parts, state: RunState) -> dict[str, float]:
@@ -215,6 +222,7 @@ class _Clock:
             "samples": state.next_number,
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
+            "workers": self.parts.group.world,
             "data_wait_seconds": self.parts.loader.wait_seconds - self._waited,
             "checkpoint_stall_seconds": self.parts.saver.stall_seconds,
         }

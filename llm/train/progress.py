@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import threading
 import time
@@ -12,8 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from llm.train.run_folder import last_line
+
 PLAIN_SECONDS = 15.0  # between lines where the output is no terminal
-TAIL_BYTES = 1 << 14
 
 
 class Progress:
@@ -37,7 +36,7 @@ class Progress:
         bar = tqdm(total=self.steps, unit="step", disable=not terminal, dynamic_ncols=True)
         shown, told = -1, time.monotonic()
         while not self._end.wait(0.5):
-            row = self._last()
+            row = last_line(self.metrics)
             if row is None or row["step"] == shown:
                 continue
             shown = row["step"]
@@ -49,16 +48,6 @@ class Progress:
                     f"step {shown}/{self.steps}  {_words(row)}{self._left(row)}", file=sys.stderr, flush=True
                 )
         bar.close()
-
-    def _last(self) -> dict[str, Any] | None:
-        """The last whole line, read from the file's end."""
-        try:
-            with open(self.metrics, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-                whole = file.read().rpartition(b"\n")[0]
-            return json.loads(whole.rpartition(b"\n")[2]) if whole else None
-        except (OSError, ValueError):
-            return None
 
     def _left(self, row: dict[str, Any]) -> str:
         if "step_seconds" not in row:

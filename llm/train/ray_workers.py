@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import inspect
 import logging
 import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +18,208 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.execution.context import TrainContext
+from ray.train.v2._internal.execution.context import TrainContext, get_train_context
 
 from cluster.errors import RunError, UserError
 from llm.settings import PretrainSettings
 from llm.train.group import Group
-from llm.train.worker import Job, work
+from llm.train.restarts import remember_cause
+from llm.train.run_folder import RunFolder, last_line
+from llm.train.worker import OUT_OF_MEMORY, Job, Worker, work
+
+WATCH_SECONDS = 5.0
+START_SECONDS = 20.0  # after which an elastic group is planned anew: a lost node may have been counted on
+GROW = "grow"  # in the run's stop file
 
 
 def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     """Run the job on its workers; a lost one restarts the group from the newest checkpoint.
 
-    Ray must be initialised. RunError where the group failed more often than the settings allow.
+    An elastic group goes on with fewer workers, and is asked for a checkpoint and started anew when there is
+    room for more. Ray must be initialised. RunError where Ray itself gives up.
     """
     settings = PretrainSettings.model_validate(job.pretrain)
-    gpu = _use_gpu(settings)
-    run = Path(job.run)
+    run, gpu = RunFolder(Path(job.run)), _use_gpu(settings)
+    bundle = {"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings.hang_seconds)
+    if settings.workers.elastic:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
+    with _Watch(run, settings, bundle):
+        while True:
+            _fit(job, run, settings, bundle)
+            if _asked(run) != GROW:
+                return
+            run.stop.unlink()
+
+
+def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
+    gpu, workers = "GPU" in bundle, settings.workers
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": vars(job), "cpus": cpus_per_worker},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        train_loop_config={"job": vars(job), "cpus": int(bundle["CPU"]), "hang": settings.hang_seconds},
+        torch_config=_Config(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=settings.workers, use_gpu=gpu, resources_per_worker=_resources(cpus_per_worker, gpu)
+            num_workers=(workers.min, workers.max) if workers.elastic else workers.max,
+            use_gpu=gpu,
+            resources_per_worker=bundle,
+            # Growing is ours (_Watch): Ray would throw away what was done since the last checkpoint.
+            elastic_resize_monitor_interval_s=float("inf"),
         ),
         run_config=RunConfig(
-            name=run.name,
-            storage_path=str(run.parent),
-            failure_config=FailureConfig(max_failures=settings.max_failures),
+            name=run.path.name,
+            storage_path=str(run.path.parent),
+            # How often in a row is ours to count (restarts.py): Ray counts over the whole run.
+            failure_config=FailureConfig(max_failures=-1),
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[_Causes(str(run.path))],
         ),
     )
     # Ray keeps a list of the checkpoints that it was told of, and refuses to start where one of them was
     # swept. The storage is the truth, its list a copy that nothing needs.
-    (run / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
+    (run.path / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise RunError(
-            f"the workers failed more than pretrain.max_failures ({settings.max_failures}) times; "
-            f"the last checkpoint is good and the same command continues. The last failure: {_cause(error)}"
-        ) from error
+        raise RunError(f"Ray Train gave up; the same command continues. It says: {_cause(error)}") from error
+
+
+class _Causes(ray.train.UserCallback):
+    """Keeps why a group failed, for the message with which a run may end. Runs in Ray's controller."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        first = min(worker_exceptions)
+        error = worker_exceptions[first]
+        what = OUT_OF_MEMORY if "OutOfMemory" in repr(error) else _last_line(error)
+        remember_cause(RunFolder(Path(self.run)), f"worker {first}: {what}")
+
+
+class _Watch:
+    """Beside a training, in the driver: says what the cluster lacks, and when there is room to grow."""
+
+    def __init__(self, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
+        self.run, self.workers, self.bundle = run, settings.workers, bundle
+        self._tried: set[frozenset[str]] = set()
+        self._seen_room = self._told = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="cluster watch", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(WATCH_SECONDS):
+            try:
+                self._tell_of_lack()
+                if self.workers.elastic:
+                    self._grow()
+            except Exception as error:  # the cluster's answers are not worth a training
+                print(f"warning: the cluster was not asked: {error}", file=sys.stderr, flush=True)
+
+    def _tell_of_lack(self) -> None:
+        fits = _bundles(ray.cluster_resources(), self.bundle)
+        if fits >= self.workers.min:
+            self._told = False
+        elif not self._told:
+            self._told = True
+            wanted = ", ".join(f"{amount:g} {name}" for name, amount in self.bundle.items())
+            print(
+                f"waiting: pretrain.workers {self.workers} with {wanted} each; the cluster has room "
+                f"for {fits} now. It goes on when nodes come; else lower pretrain.workers",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _grow(self) -> None:
+        """Ask for a checkpoint and a new start, once for each set of nodes, where one more would fit."""
+        nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        line = last_line(self.run.metrics)
+        now = line.get("workers", self.workers.max) if line else self.workers.max
+        room = _bundles(ray.available_resources(), self.bundle)
+        had_room, self._seen_room = self._seen_room, room > 0
+        if now >= self.workers.max or not (room and had_room) or nodes in self._tried:
+            return
+        if self.run.stop.exists():
+            return
+        self._tried.add(nodes)
+        more = min(room, self.workers.max - now)
+        print(
+            f"room for {more} more workers beside {now}: a checkpoint, then a start with more",
+            file=sys.stderr,
+        )
+        self.run.stop.write_text(GROW)
+
+
+def _bundles(resources: dict[str, float], bundle: dict[str, float]) -> int:
+    return int(min(resources.get(name, 0.0) // amount for name, amount in bundle.items()))
+
+
+def _asked(run: RunFolder) -> str:
+    try:
+        return run.stop.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _use_gpu(settings: PretrainSettings) -> bool:
     """By what the cluster has, since the driver often stands on a node without a GPU."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if settings.device == "cuda" and gpus < settings.workers:
+    gpus, fewest = int(ray.cluster_resources().get("GPU", 0)), settings.workers.min
+    if settings.device == "cuda" and gpus < fewest:
         raise UserError(
             f"pretrain.device is cuda and pretrain.workers {settings.workers}, the cluster has {gpus} GPUs: "
             "lower workers, or set device to cpu"
         )
-    return settings.device == "cuda" or (settings.device == "auto" and gpus >= settings.workers)
+    return settings.device == "cuda" or (settings.device == "auto" and gpus >= fewest)
 
 
-def _resources(cpus: int, gpu: bool) -> dict[str, float]:
-    return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
+class _Config(TorchConfig):
+    """Ray's process group, and a worker that hears of its machine's end."""
+
+    @property
+    def backend_cls(self) -> type:
+        return _Backend
+
+
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(_listen)
+
+
+_sigterm = threading.Event()
+
+
+def _listen() -> None:
+    """In a worker's main thread: the first SIGTERM asks for a checkpoint, a second one ends the process."""
+
+    def note(signum: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, before)
+        _sigterm.set()
+
+    before = signal.signal(signal.SIGTERM, note)
+
+
+def _notice() -> Callable[[], bool]:
+    """Asks whether this worker was told since the last time that its machine goes: by SIGTERM or by Ray."""
+    answered: list[Any] = [None]
+
+    def noticed() -> bool:
+        info = get_train_context().preemption_context.preemption_info
+        if _sigterm.is_set():
+            _sigterm.clear()
+            return True
+        if info is not None and info != answered[0]:
+            answered[0] = info
+            return True
+        return False
+
+    return noticed
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -79,7 +231,15 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["cpus"])
     device = ray.train.torch.get_device()
     group = Group(context.get_world_rank(), context.get_world_size(), device)
-    work(Job(**config["job"]), group, _report)
+
+    def beat() -> None:
+        """Whoever is not heard of for so long prints where it stands and dies; Ray restarts the group."""
+        faulthandler.dump_traceback_later(config["hang"], exit=True, file=sys.stderr.fileno())
+
+    try:
+        work(Job(**config["job"]), group, Worker(_report, _notice(), beat))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _report(folder: str, metrics: dict[str, Any]) -> None:
@@ -95,5 +255,9 @@ def _report(folder: str, metrics: dict[str, Any]) -> None:
 def _cause(error: BaseException) -> str:
     """The last line of the first worker's error."""
     failures = getattr(error, "worker_failures", None) or {}
-    first = next(iter(failures.values()), error)
-    return str(first).strip().splitlines()[-1] if str(first).strip() else type(first).__name__
+    return _last_line(next(iter(failures.values()), error))
+
+
+def _last_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[-1] if text else type(error).__name__

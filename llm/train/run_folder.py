@@ -19,6 +19,7 @@ from cluster.fields import values_of_kind
 from llm.settings import ModelSettings, PretrainSettings
 
 FORMAT = "manta-run-1"
+TAIL_BYTES = 1 << 14
 # Plan fields on which the order of the samples hangs: they cannot change in mid-run until a run has segments.
 ORDER_FIELDS = (
     "pretrain.batch", "pretrain.length", "pretrain.lanes", "pretrain.weights", "pretrain.packing",
@@ -71,6 +72,11 @@ class RunFolder:
         return self.path / ".stop"
 
     @property
+    def restarts(self) -> Path:
+        """How often the workers were started in a row without a new checkpoint."""
+        return self.path / ".restarts.json"
+
+    @property
     def failure(self) -> Path:
         """Why a launch must not be tried again, written by the worker that found it."""
         return self.path / ".failure.json"
@@ -111,6 +117,18 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 if line.endswith("\n"):
                     raise RunError(f"{path}: a line is damaged: {line[:80]!r}") from None
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a JSON lines file that may be growing, read from its end; None: not there."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            whole = file.read().rpartition(b"\n")[0]
+        value: dict[str, Any] | None = json.loads(whole.rpartition(b"\n")[2]) if whole else None
+    except (OSError, ValueError):
+        return None
+    return value
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:

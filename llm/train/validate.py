@@ -46,8 +46,14 @@ class Measured:
         return bits_per_byte(self.sums["loss"], size)
 
 
-def measure(model: Model, forward: Forward, rows: Iterable[MicroBatch], group: Group) -> Measured:
-    """Evaluate `rows` on all workers together."""
+def measure(
+    model: Model,
+    forward: Forward,
+    rows: Iterable[MicroBatch],
+    group: Group,
+    beat: Callable[[], None] = lambda: None,
+) -> Measured:
+    """Evaluate `rows` on all workers together; `beat` is called after each of them."""
     units = dict(model.measured)
     total = torch.zeros(len(units), dtype=torch.float64)
     tokens = pairs = 0.0
@@ -55,5 +61,6 @@ def measure(model: Model, forward: Forward, rows: Iterable[MicroBatch], group: G
         total += forward(inputs_of(micro, group.device), "measures").double().cpu()
         tokens += float(micro.weights.sum(dtype="f8"))
         pairs += 0.0 if micro.next_weights is None else float(micro.next_weights.sum(dtype="f8"))
+        beat()
     tokens, pairs, *sums = group.sum([tokens, pairs, *total.tolist()])
     return Measured(dict(zip(units, sums, strict=True)), units, {"tokens": tokens, "pairs": pairs})

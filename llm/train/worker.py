@@ -37,12 +37,18 @@ from llm.train.guard import finite
 from llm.train.loop import Parts, train
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
+from llm.train.restarts import count_start
 from llm.train.rewind import Rewinder, plan_of
 from llm.train.run_folder import RunFolder, environment
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
 from llm.train.tracking import MetricsFile, Sink, Tracker
 from llm.train.validate import Measured, measure
+
+OUT_OF_MEMORY = (
+    "out of memory: lower pretrain.micro_batch (the batch stays as it is), raise pretrain.zero_stage or "
+    "pretrain.workers, or set pretrain.offload"
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,20 @@ class Job:
     """What asks whether this start still writes the run (cluster.lease.Pass)."""
 
 
-def work(job: Job, group: Group, report: Callable[[str, dict[str, Any]], None]) -> None:
-    """Train as one of the workers. `report(folder, metrics)` is called by all when a checkpoint is there.
+@dataclass(frozen=True)
+class Worker:
+    """What a worker's surroundings do for it; nothing, in a process of its own."""
+
+    report: Callable[[str, dict[str, Any]], None] = lambda folder, metrics: None
+    """Called by all when a checkpoint is there: its folder, and what it is of."""
+    noticed: Callable[[], bool] = lambda: False
+    """Whether this worker was told, since it was last asked, that its machine goes."""
+    beat: Callable[[], None] = lambda: None
+    """Called when something was finished. Too long without it, and the process is ended."""
+
+
+def work(job: Job, group: Group, around: Worker) -> None:
+    """Train as one of the workers.
 
     What must not be tried again (UserError, RunError) is written to the run folder, and a group that is
     started again for the same launch returns at once.
@@ -73,13 +91,15 @@ def work(job: Job, group: Group, report: Callable[[str, dict[str, Any]], None]) 
     if _failed_before(folder, job):
         return
     try:
-        _train(job, folder, group, report)
+        _train(job, folder, group, around)
     except Superseded:
         raise  # the folder is another's
-    except (UserError, RunError) as error:
+    except (UserError, RunError, torch.OutOfMemoryError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            error = RunError(f"worker {group.rank}: {OUT_OF_MEMORY}. torch says: {error}")
         kind = "user" if isinstance(error, UserError) else "run"
         places.write_json(folder.failure, {"launch": job.launch, "kind": kind, "message": str(error)})
-        raise
+        raise error from None
 
 
 def _failed_before(folder: RunFolder, job: Job) -> bool:
@@ -89,7 +109,7 @@ def _failed_before(folder: RunFolder, job: Job) -> bool:
         return False
 
 
-def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dict[str, Any]], None]) -> None:
+def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     model_settings = ModelSettings.model_validate(job.model)
     settings = PretrainSettings.model_validate(job.pretrain)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -124,6 +144,8 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
 
     state = load_newest(folder.checkpoints, engine, group, check) or RunState(0, 0, 0, job.run_id)
     plan = plan_of(settings, state.guard.left_out)
+    if group.rank == 0:
+        count_start(folder, job.launch, state.step, settings.max_failures)
     attempt = group.new_attempt()
     record = {
         "model": job.model,
@@ -151,7 +173,7 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
             corpus, "val", settings.length, batch, group.rank, group.world, max_rows, rule=rule,
             plans=folder.plans,
         )  # fmt: skip
-        found = measure(model, engine.forward, rows, group)
+        found = measure(model, engine.forward, rows, group, around.beat)
         return validation_values(found, lambda: val_bytes * rows.tokens / val_tokens)
 
     def write_samples(step: int) -> None:
@@ -166,13 +188,14 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
                 return engine.forward(Inputs(shown.to(group.device)), "logits").cpu()
 
             new = list(generate_uncached(forward, ids, sampling, settings.length))
+            around.beat()
             if group.rank == 0:
                 line = {"step": step, "prompt": prompt, "text": prompt + tokenizer.decode(new)}
                 with open(folder.samples, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def on_commit(step: int) -> None:
-        report(str(folder.checkpoints / folder_name(step, saver.attempt)), {"step": step})
+        around.report(str(folder.checkpoints / folder_name(step, saver.attempt)), {"step": step})
 
     def forget(step: int) -> None:
         tracker.go_back(step)
@@ -189,6 +212,8 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
         validate=validate,
         write_samples=write_samples,
         stop_wanted=folder.stop.exists,
+        noticed=around.noticed,
+        beat=around.beat,
         on_commit=on_commit,
         rewind=rewinder if settings.guard.on_spike == "rewind" else lambda *_: None,
     )
@@ -200,7 +225,7 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
         if state.step == settings.steps and "val_loss" not in last:
             last = last | validate(None)  # resumed after the very last checkpoint
         if group.rank == 0 and state.step == settings.steps:
-            write_summary(folder, job, settings, model, state, last)
+            write_summary(folder, job, settings, model, state, last, group.world)
         exit_code = 0
     finally:
         saver.settle()
@@ -327,8 +352,9 @@ def make_engine(objective: Objective, settings: PretrainSettings, group: Group, 
 
     accumulation = micro_steps(settings.batch, group.world, micro_batch)
     return ZeroEngine(
-        objective, settings.optimizer, group.world, settings.zero_stage, micro_batch, accumulation
-    )
+        objective, settings.optimizer, group.world, settings.zero_stage, micro_batch, accumulation,
+        settings.offload,
+    )  # fmt: skip
 
 
 def make_tracker(
@@ -367,6 +393,7 @@ def write_summary(
     model: Model,
     state: RunState,
     last: dict[str, Any],
+    workers: int,
 ) -> None:
     """The finished run in one file; that it exists says that the run is finished."""
     from llm.train.run_folder import read_lines
@@ -378,7 +405,7 @@ def write_summary(
         "finished": True,
         "run_id": job.run_id,
         "parameters": model_size(model),
-        "workers": settings.workers,
+        "workers": workers,
         "engine": settings.engine,
         "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
         "steps": state.step,
@@ -418,7 +445,7 @@ def work_here(job: Job) -> None:
         os.environ.setdefault("MASTER_PORT", "0")
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
-        work(job, Group(0, 1, device), lambda folder, metrics: None)
+        work(job, Group(0, 1, device), Worker())
     finally:
         if own_group:
             torch.distributed.destroy_process_group()

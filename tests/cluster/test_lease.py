@@ -55,6 +55,11 @@ def says(process: subprocess.Popen[str], ask: bool = False) -> str:
     return process.stdout.readline().strip()
 
 
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
@@ -89,8 +94,7 @@ def test_a_live_holder_is_named_and_a_released_one_followed(tmp_path: Path) -> N
 def test_a_dead_process_is_followed_at_once(tmp_path: Path) -> None:
     process = start(tmp_path)
     assert says(process) == "holds 1"
-    process.kill()
-    process.wait()
+    end(process)
     before = time.monotonic()
     second = hold(tmp_path)
     assert second.holder.generation == 2 and time.monotonic() - before < 0.5
@@ -121,8 +125,7 @@ def test_a_stopped_holder_is_waited_for_and_is_superseded(tmp_path: Path) -> Non
     time.sleep(0.5)  # its renewals do not bring it back
     second.of_workers.check()
     assert says(process, ask=True) == "superseded"
-    process.kill()
-    process.wait()
+    end(process)
     second.release()
 
 
@@ -158,8 +161,7 @@ def test_of_two_at_the_same_instant_one_runs(tmp_path: Path, held_before: bool) 
     said = sorted(says(process) for process in both)
     assert said[0].startswith("holds") and said[1].startswith("refused"), said
     for process in both:
-        process.kill()
-        process.wait()
+        end(process)
 
 
 def test_a_late_taker_gives_way(tmp_path: Path) -> None:
@@ -173,6 +175,12 @@ def test_a_late_taker_gives_way(tmp_path: Path) -> None:
 def test_a_folder_in_which_nothing_was_made_is_gone(tmp_path: Path) -> None:
     hold(tmp_path / "a" / "run").release()
     assert not (tmp_path / "a" / "run").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"{tmp_path}/file/run: cannot be written"):
+        hold(tmp_path / "file" / "run")
 
 
 def test_losing_it_is_told(tmp_path: Path) -> None:

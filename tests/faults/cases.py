@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,14 +26,18 @@ from data_jobs.manifest import SHARDS
 from data_jobs.shards import ShardFile
 from data_jobs.verify import problems
 from llm.train.checkpoints.layout import RunState
-from llm.train.checkpoints.load import load_newest
+from llm.train.checkpoints.load import CheckpointReader, load_newest
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders
 from llm.train.group import Group
+from llm.train.run_folder import read_metrics
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl
-from tests.journeys.test_pretrain import Home, assert_same_run, wait_for_step
+from tests.journeys.home import HERE, RECIPE, Home
+from tests.journeys.test_architectures import BERT
+from tests.journeys.test_pretrain import assert_same_run, wait_for_step
+from tests.journeys.test_survival import lost_and_given, worker_pids
 from tests.llm.train.test_engines import make_engine, train_steps
 
-FLIPS, PREPARE_KILLS, WORKER_KILLS, DRIVER_KILLS = 200, 24, 4, 3
+FLIPS, PREPARE_KILLS, DRIVER_KILLS, KILLS_IN_ONE, STARTS = 200, 24, 2, 20, 20
 
 
 def checkpoint_flips(seed: int) -> Iterator[str]:
@@ -99,24 +107,39 @@ def prepare_kills(seed: int) -> Iterator[str]:
 
 
 def worker_kills(seed: int) -> Iterator[str]:
-    """One of two workers killed in a random step, on Ray: losses and weights equal to the bit."""
+    """A worker killed at the first, a middle, the last-before and a checkpoint's step: equal to the bit."""
     draw = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        home = _home(Path(folder))
-        for number in range(WORKER_KILLS):
-            fault = f"train.step:step={draw.randint(1, 20)}:rank={draw.randint(0, 1)}"
-            mark = home.path / f"killed-{number}"
-            yield _same(home, f"worker-{number}", fault, MANTA_FAULT=fault, MANTA_FAULT_ONCE=str(mark))
-            assert mark.exists(), f"{fault} was never reached"
+    for home in _homes():
+        for step in (1, 8, 9, 10):
+            fault = f"train.step:step={step}:rank={draw.randint(0, 1)}"
+            yield _killed(home, fault)
+
+
+def checkpoint_kills(seed: int) -> Iterator[str]:
+    """The first worker killed at each write point of a checkpoint: equal to the bit."""
+    names = ("after_weights", "after_optim", "before_receipt", "before_index", "after_index")
+    for home in _homes():
+        for name in names:
+            yield _killed(home, f"checkpoint.{name}:step=10" + (":rank=0" if "index" not in name else ""))
+        yield _killed(home, "checkpoint.after_optim:step=10:rank=1")
+
+
+def random_kills(seed: int) -> Iterator[str]:
+    """Twenty seeded kills in one run of 200 steps: equal to the bit."""
+    draw = random.Random(seed)
+    steps = sorted(draw.sample(range(1, 200), KILLS_IN_ONE))
+    faults = [f"train.step:step={step}:rank={draw.randint(0, 1)}" for step in steps]
+    longer = ("--pretrain.steps", "200", "--pretrain.checkpoint.every", "10")
+    for home in _homes(*longer):
+        yield _killed(home, ";".join(faults), *longer)
 
 
 def driver_kills(seed: int) -> Iterator[str]:
-    """The driver killed after a random step, the command repeated: losses and weights equal to the bit."""
+    """The driver killed after a random step, the command repeated: equal to the bit."""
     draw = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        home = _home(Path(folder))
+    for home in _homes():
         for number in range(DRIVER_KILLS):
-            step = draw.randint(0, 17)
+            step = draw.randint(0, 15)
             process = home.start("llm.pretrain", *home.pretrain_args(f"driver-{number}"))
             wait_for_step(process, home.path / f"driver-{number}", step)
             process.kill()
@@ -124,15 +147,138 @@ def driver_kills(seed: int) -> Iterator[str]:
             yield _same(home, f"driver-{number}", f"driver after step {step}")
 
 
+def sigterms(seed: int) -> Iterator[str]:
+    """SIGTERM of the driver after a random step: a checkpoint at the step reached, then equal to the bit."""
+    draw = random.Random(seed)
+    for home in _homes():
+        step, run = draw.randint(1, 12), home.path / "term"
+        process = home.start("llm.pretrain", *home.pretrain_args("term"))
+        wait_for_step(process, run, step)
+        process.terminate()
+        said, _ = process.communicate()
+        at = list(read_metrics(run))[-1]["step"]
+        there = CheckpointReader(committed_folders(run / "checkpoints")[0]).state.step
+        right = process.returncode == 143 and there == at
+        yield _same(home, "term", f"SIGTERM after step {step}") if right else f"{at}, saved {there}: {said}"
+
+
+def node_kills(seed: int) -> Iterator[str]:
+    """A node killed with its worker, another in reserve: equal to the bit."""
+    from ray.cluster_utils import Cluster
+
+    draw = random.Random(seed)
+    for home in _homes():
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        try:
+            node, step = cluster.add_node(num_cpus=1), draw.randint(2, 12)
+            process = home.start(
+                "llm.pretrain", *home.pretrain_args("node", "--cluster.address", cluster.address)
+            )
+            wait_for_step(process, home.path / "node", step)
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+            said, _ = process.communicate()
+            yield _compared(home, "node", f"node lost after step {step}") if process.returncode == 0 else said
+        finally:
+            cluster.shutdown()
+
+
+def elastic(seed: int) -> Iterator[str]:
+    """1 to 2 workers, a node lost and one given: both changes are seen, each sample is trained on once."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield lost_and_given(_home(Path(folder)))
+
+
+def worlds(seed: int) -> Iterator[str]:
+    """1, 2, 3, 4 workers and back at ZeRO 1, 3, 2, 0 in one run: the samples and losses of one worker."""
+    pieces = ((1, 1), (2, 3), (3, 2), (4, 0), (3, 1), (2, 2), (1, 3))
+    for batch in (10, 8):
+        with tempfile.TemporaryDirectory() as folder:
+            home = Home(Path(folder))
+            home.call("data_jobs.prepare", str(home.recipe), "--corpus.out", str(home.corpus))
+            common = (
+                "--pretrain.steps", "100", "--pretrain.batch", str(batch),
+                "--pretrain.wandb.mode", "disabled", "--pretrain.checkpoint.every", "7",
+                "--pretrain.max_failures", "0",
+            )  # fmt: skip
+            home.pretrain("one", *HERE, *common)
+            for number, (workers, stage) in enumerate(pieces):
+                last = number == len(pieces) - 1
+                layout = ("--pretrain.workers", str(workers), "--pretrain.zero_stage", str(stage))
+                fault = {} if last else {"MANTA_FAULT": f"train.step:step={15 * (number + 1)}:rank=0"}
+                cpus = ("--cluster.num_cpus", "4", "--pretrain.cpus_per_worker", "1")
+                home.pretrain("many", *common, *layout, *cpus, status=0 if last else 1, **fault)
+            yield _nearly(home.path / "many", home.path / "one", batch)
+
+
+def two_starts(seed: int) -> Iterator[str]:
+    """Two starts of one run at the same instant: one runs, the other is refused by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder))
+        home.call("data_jobs.prepare", str(home.recipe), "--corpus.out", str(home.corpus))
+        for number in range(STARTS):
+            args = home.pretrain_args(f"run-{number}", *HERE, "--pretrain.steps", "30")
+            both = [home.start("llm.pretrain", *args) for _ in range(2)]
+            said = sorted((p.communicate()[0], p.returncode) for p in both)
+            ended = sorted(status for _, status in said)
+            refused = next((text for text, status in said if status == 2), "")
+            rows = [row["step"] for row in read_metrics(home.path / f"run-{number}")]
+            right = ended == [0, 2] and "is writing this folder" in refused and rows == list(range(31))
+            yield "" if right else f"{ended}: {said}"
+
+
+def paused_holders(seed: int) -> Iterator[str]:
+    """A run stopped by SIGSTOP and taken over by another start: awake again it commits and logs nothing."""
+    for home in _homes():
+        steps = ("--pretrain.steps", "400", "--pretrain.validation.every", "0")
+        args, run = home.pretrain_args("paused", *HERE, *steps), home.path / "paused"
+        first = home.start("llm.pretrain", *args)
+        wait_for_step(first, run, 12)
+        os.kill(first.pid, signal.SIGSTOP)
+        second = home.start("llm.pretrain", *args)
+        wait_for_step(second, run, 200)
+        os.kill(first.pid, signal.SIGCONT)
+        said, theirs = first.communicate()[0], second.communicate()[0]
+        ended = (first.returncode, second.returncode)
+        rows = list(read_metrics(run))
+        indices = [json.loads(file.read_bytes()) for file in run.glob("checkpoints/*/index.json")]
+        right = (
+            ended == (1, 0)
+            and "another start of the command writes this folder" in said
+            and [row["step"] for row in rows] == list(range(401))
+            and len({row["attempt"] for row in rows}) == 2
+            and {index["generation"] for index in indices} == {2}
+        )
+        yield "" if right else f"{ended}: {said[-500:]} {theirs[-500:]}"
+
+
+def stopped_workers(seed: int) -> Iterator[str]:
+    """A worker stopped by SIGSTOP: the group is restarted within its deadline, equal to the bit."""
+    draw = random.Random(seed)
+    for home in _homes():
+        process = home.start("llm.pretrain", *home.pretrain_args("hung", "--pretrain.hang_seconds", "8"))
+        wait_for_step(process, home.path / "hung", draw.randint(1, 12))
+        os.kill(draw.choice(worker_pids(process)), signal.SIGSTOP)
+        said, _ = process.communicate()
+        found = _compared(home, "hung", "a worker stopped")
+        right = process.returncode == 0 and "Timeout" in said
+        yield found if right else f"{process.returncode}: {said[-500:]}"
+
+
 CASES: dict[str, Callable[[int], Iterator[str]]] = {
     case.__name__: case
-    for case in (checkpoint_flips, corpus_flips, prepare_kills, worker_kills, driver_kills)
-}
+    for case in (
+        checkpoint_flips, corpus_flips, prepare_kills, worker_kills, checkpoint_kills, random_kills,
+        driver_kills, sigterms, node_kills, elastic, worlds, two_starts, paused_holders,
+        stopped_workers,
+    )
+}  # fmt: skip
 
 PREPARE = """
 import sys
 from pathlib import Path
 from llm.train.group import Group
+from llm.train.run_folder import read_metrics
 from tests.data_jobs.conftest import prepare, settings_for
 prepare(settings_for(sys.argv[1], shard_bytes=20_000, split_bytes=20_000), Path(sys.argv[2]))
 """
@@ -178,17 +324,51 @@ def _run(code: str, arguments: list[str], **env: str) -> int:
     return done.returncode
 
 
-def _home(folder: Path) -> Home:
-    home = Home(folder)
+def _home(folder: Path, *args: str, recipe: dict[str, Any] | None = None) -> Home:
+    home = Home(folder, recipe)
     home.call("data_jobs.prepare", str(home.recipe), "--corpus.out", str(home.corpus))
-    home.pretrain("whole")
+    home.pretrain("whole", *args)
     return home
 
 
-def _same(home: Home, run: str, what: str, **env: str) -> str:
+def _homes(*args: str) -> Iterator[Home]:
+    """For a GPT and for a BERT: a folder with the run that was never stopped."""
+    for recipe in (RECIPE, {**RECIPE, **BERT}):
+        with tempfile.TemporaryDirectory() as folder:
+            yield _home(Path(folder), *args, recipe=recipe)
+
+
+def _killed(home: Home, fault: str, *args: str) -> str:
+    """A run in which that happens once, beside the one that was never stopped."""
+    name = hashlib.sha256(fault.encode()).hexdigest()[:8]
+    mark = home.path / f"killed-{name}"
+    found = _same(home, f"run-{name}", fault, *args, MANTA_FAULT=fault, MANTA_FAULT_ONCE=str(mark))
+    reached = len(list(home.path.glob(f"{mark.name}*")))
+    return found or ("" if reached == fault.count(";") + 1 else f"{fault}: reached {reached} times")
+
+
+def _same(home: Home, run: str, what: str, *args: str, **env: str) -> str:
     try:
-        home.pretrain(run, **env)
+        home.pretrain(run, *args, **env)
+    except AssertionError as error:
+        return f"{what}: {str(error)[-500:]}"
+    return _compared(home, run, what)
+
+
+def _compared(home: Home, run: str, what: str) -> str:
+    try:
         assert_same_run(home.path / run, home.path / "whole")
     except AssertionError as error:
         return f"{what}: {str(error)[:500]}"
     return ""
+
+
+def _nearly(run: Path, other: Path, batch: int) -> str:
+    """Samples equal, losses within 1e-5 relative."""
+    worst = 0.0
+    for row, one in zip(read_metrics(run), read_metrics(other), strict=True):
+        if row.get("sample_digest") != one.get("sample_digest"):
+            return f"batch {batch}, step {row['step']}: other samples"
+        if "loss" in row:
+            worst = max(worst, abs(row["loss"] / one["loss"] - 1))
+    return "" if worst <= 1e-5 else f"batch {batch}: losses differ by {worst:.1e}"

@@ -18,25 +18,17 @@ from tests.journeys.home import HERE, Home
 from tests.journeys.wandb_file import history
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    home = Home(tmp_path_factory.mktemp("home"))
-    home.call("data_jobs.prepare", str(home.recipe), "--corpus.out", str(home.corpus))
-    return home
-
-
-@pytest.fixture(scope="module")
-def whole(home: Home) -> Path:
-    """The run that is never stopped: two ZeRO-1 workers on Ray."""
-    home.pretrain("whole")
-    return home.path / "whole"
-
-
 def losses(run: Path) -> list[tuple[int, str, str, Any]]:
     """What must be equal to the bit: step, loss, samples, validation."""
     rows = llm.read_metrics(run)
     return [
-        (r["step"], r.get("loss", 0.0).hex(), r.get("sample_digest", ""), r.get("val_loss")) for r in rows
+        (
+            r["step"],
+            r.get("loss", 0.0).hex(),
+            r.get("sample_digest", ""),
+            {name: value for name, value in r.items() if name.startswith("val_")},
+        )
+        for r in rows
     ]
 
 
@@ -45,11 +37,12 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(run: Path, whole: Path) -> None:
-    assert [row[0] for row in losses(whole)] == list(range(21))
+    assert [row[0] for row in losses(whole)] == list(range(len(losses(whole))))
     assert losses(run) == losses(whole)
     for name, value in weights(whole).items():
         assert torch.equal(weights(run)[name], value), name
-    assert (run / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
+    if (whole / "samples.jsonl").exists():
+        assert (run / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
     ids, rows = history(run)
     assert len(ids) == 1, "restarts must stay one W&B run"
     assert {step: row.get("loss") for step, row in rows.items()} == {
@@ -276,7 +269,7 @@ def test_a_rewind_killed_and_continued_is_a_run_without_the_batch(home: Home) ->
     """Spike at step 13, back to 10, SIGKILL in step 13 on the way again: the same command ends the same."""
     flags = [word for key, value in REWIND.items() for word in (f"--pretrain.guard.{key}", str(value))]
     args = (*HERE, *NO_TEXT, *flags, "--pretrain.engine", "plain")
-    faults = "train.loss:sample=49:1000,train.step:sample=52"  # 52: the first one after what is left out
+    faults = "train.loss:sample=49:1000;train.step:sample=52"  # 52: the first one after what is left out
     out = home.pretrain("spike", *args, status=-9, MANTA_FAULT=faults)
     assert "step 13: a spike" in out and "back to step 10; samples 48 to 51 are left out" in out, out
     home.pretrain("spike", *args, MANTA_FAULT="train.loss:sample=49:1000")

@@ -78,7 +78,6 @@ class Receipt:
     world: int
     files: tuple[ChunkedFile, ...]
     fragments: tuple[tuple[int, int, int, int, int, int], ...]  # columns of SCHEMA; file counts from 0 here
-    problem: str = ""  # why this worker has written nothing
 
     def to_bytes(self) -> bytes:
         return places.to_json(
@@ -88,21 +87,21 @@ class Receipt:
                 "world": self.world,
                 "files": [{"name": f.name, "bytes": f.size, "chunks": f.chunks} for f in self.files],
                 "fragments": self.fragments,
-                "problem": self.problem,
             }
         )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Receipt:
+        """RunError where the worker says that it could not write its part."""
         value = json.loads(data)
+        if "failed" in value:
+            raise RunError(f"another worker could not write its part: {value['failed']}")
         files = tuple(ChunkedFile(f["name"], f["bytes"], tuple(f["chunks"])) for f in value["files"])
         for file in files:
             if Path(file.name).name != file.name:
                 raise ValueError(f"file name '{file.name}' leaves its folder")
         fragments = tuple(tuple(row) for row in value["fragments"])
-        return cls(
-            value["attempt"], value["rank"], value["world"], files, fragments, value.get("problem", "")
-        )
+        return cls(value["attempt"], value["rank"], value["world"], files, fragments)
 
 
 def folder_name(step: int, attempt: str) -> str:

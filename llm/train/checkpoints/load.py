@@ -144,6 +144,7 @@ def load_newest(
             with torch.no_grad():
                 for target, values in parts:
                     target.copy_(torch.from_numpy(values))
+            parts.clear()  # before the engine spreads them, which takes memory of its own
             engine.restored(reader.state.updates)
             return reader.state
         reasons.append(reason or f"{candidate}: another worker could not read its part")

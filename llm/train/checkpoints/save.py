@@ -139,15 +139,10 @@ class CheckpointSaver:
         folder = self.folder / layout.folder_name(state.step, self.attempt)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            problem = _not_finite(copies)
-            if problem:  # told to whoever commits, who would wait for this part
-                receipt = Receipt(self.attempt, self.rank, self.world, (), (), problem)
-            else:
-                receipt = self._write_files(folder, copies, state.step)
+            _check_finite(copies)
+            receipt = self._write_files(folder, copies, state.step)
             fault_point("checkpoint.before_receipt", step=state.step, rank=self.rank)
             places.write_bytes(folder / layout.receipt_name(self.rank), receipt.to_bytes())
-            if problem:
-                raise RunError(problem)
             if self.rank == 0:
                 self._commit(folder, state)
                 sweep(self.folder, self.keep, folder)
@@ -155,10 +150,24 @@ class CheckpointSaver:
         except Superseded as error:
             self._superseded = error
         except Exception as error:  # whatever it is, `finish` must know that there is no checkpoint
-            self._failures.append(str(error))
+            why = str(error)
+            if isinstance(error, OSError) and self.folder.exists():
+                why += f" ({shutil.disk_usage(self.folder).free / 1e6:,.0f} MB free there)"
+            self._failures.append(f"{folder}: {why}")
+            self._withdraw(folder, why)
             print(
-                f"warning: checkpoint {folder} failed, training goes on: {error}", file=sys.stderr, flush=True
+                f"warning: checkpoint {folder} failed, training goes on: {why}", file=sys.stderr, flush=True
             )
+
+    def _withdraw(self, folder: Path, why: str) -> None:
+        """Free what this worker has written (the disk may be full), and tell the first that no more comes."""
+        with contextlib.suppress(OSError):
+            if self.rank == 0:
+                shutil.rmtree(folder)
+                return
+            for file in folder.glob(f"*-{self.rank}-of-{self.world}.safetensors*"):
+                file.unlink()
+            places.write_json(folder / layout.receipt_name(self.rank), {"failed": why}, new_folder=False)
 
     def _write_files(self, folder: Path, copies: list[tuple[str, str, int, Array]], step: int) -> Receipt:
         """weights first (evaluate, generate and export read it alone), then the optimizer's states."""
@@ -193,8 +202,6 @@ class CheckpointSaver:
         for receipt in receipts:
             if (receipt.attempt, receipt.world) != (self.attempt, self.world):
                 raise RunError(f"{folder}: receipt {receipt.rank} is of another attempt, {receipt.attempt}")
-            if receipt.problem:
-                raise RunError(f"{folder}: worker {receipt.rank}: {receipt.problem}")
             for file in receipt.files:
                 if (folder / file.name).stat().st_size != file.size:
                     raise RunError(f"{folder / file.name}: not the {file.size} bytes of its receipt")
@@ -252,12 +259,11 @@ def committed_folders(folder: Path) -> list[Path]:
     return [child for *_, child in sorted(found, reverse=True)]
 
 
-def _not_finite(copies: Sequence[tuple[str, str, int, Array]]) -> str:
-    """Which value is not finite, or nothing: no run could go on from it. Extremes carry NaN and infinity."""
+def _check_finite(copies: Sequence[tuple[str, str, int, Array]]) -> None:
+    """RunError where a value is not finite: no run could go on from it. Extremes carry NaN and infinity."""
     for name, state, _, values in copies:
         if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
-            return f"{state} of {name} is not finite: not committed"
-    return ""
+            raise RunError(f"{state} of {name} is not finite: not committed")
 
 
 def step_of(folder: Path) -> int:

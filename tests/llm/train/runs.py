@@ -16,7 +16,7 @@ from data_jobs import open_corpus
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.group import Group
 from llm.train.run_folder import RunFolder, read_lines
-from llm.train.worker import Job, work
+from llm.train.worker import Job, Worker, work
 
 MODEL = {"layers": 1, "width": 24, "heads": 2, "hidden": 36, "context": 16}
 PRETRAIN: dict[str, Any] = {
@@ -27,8 +27,12 @@ PRETRAIN: dict[str, Any] = {
 
 
 def settings_of(kind: str, world: int, **changes: Any) -> PretrainSettings:
-    """`kind`: plain, or zero and the stage."""
-    engine = {"engine": "plain"} if kind == "plain" else {"zero_stage": int(kind[-1])}
+    """`kind`: as in test_engines.KINDS."""
+    engine: dict[str, Any] = {"engine": "plain"}
+    if kind != "plain":
+        engine = {"zero_stage": int(kind[4])}
+    if kind.endswith("cpu"):
+        engine["offload"] = {"optimizer": "cpu", "parameters": "cpu" if kind[4] == "3" else "none"}
     return PretrainSettings.model_validate({**PRETRAIN, **engine, "workers": world, **changes})
 
 
@@ -59,7 +63,7 @@ def train(
             launch=f"launch-{lease.get('generation')}",
             lease=lease,
         )
-        work(job, group, lambda folder, metrics: None)
+        work(job, group, Worker())
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:

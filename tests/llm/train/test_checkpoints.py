@@ -7,6 +7,8 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from safetensors.numpy import load_file
 
 from cluster.errors import RunError
+from cluster.lease import Superseded
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import CHUNK, ChunkReader, write_tensors
 from llm.train.checkpoints.layout import RunState, TensorInfo
@@ -34,6 +37,8 @@ OTHERS = [
     ("zero2", "zero1"),
     ("zero3", "zero1"),
     ("zero3", "plain"),
+    ("zero2", "zero2-cpu"),
+    ("zero3-cpu", "zero1"),
 ]
 
 
@@ -233,6 +238,8 @@ def test_ranges_across_chunks(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
+import threading
+import time
 from pathlib import Path
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
@@ -296,3 +303,75 @@ def test_whatever_fails_in_the_background_is_told(tmp_path: Path) -> None:
     saver.save(RunState(1, 8, 0, "run"))
     with pytest.raises(RunError, match="the last checkpoint failed"):
         saver.finish()
+
+
+def test_a_worker_that_cannot_write_is_told_at_once(tmp_path: Path, capsys: Any) -> None:
+    """The other's failure reaches the first by its receipt: nothing is committed, nothing waited for."""
+    savers = [CheckpointSaver(tmp_path, make_engine("plain", 2), r, 2, "ab" * 6, 2, {}) for r in (0, 1)]
+    first, second = savers
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    second._write_files = full  # type: ignore[method-assign]
+    for saver in (second, first):
+        saver.save(RunState(1, 8, 0, "run"))
+    before = time.monotonic()
+    with pytest.raises(RunError, match="No space left.*MB free there"):
+        second.finish()
+    with pytest.raises(RunError, match="another worker could not write.*No space left"):
+        first.finish()
+    assert time.monotonic() - before < 5
+    assert not list(tmp_path.iterdir()), "what was written is freed"
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from llm.train.checkpoints.layout import RunState
+from llm.train.checkpoints.save import CheckpointSaver
+from tests.llm.train.test_engines import make_engine
+engine = make_engine("plain", 1)
+saver = CheckpointSaver(Path(sys.argv[1]), engine, 0, 1, "ab" * 6, 9, {})
+for step in range(1, 5):
+    saver.save(RunState(step, 8 * step, 0, "run"))
+    if step == 1:
+        saver.finish()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+saver.wait()
+"""
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+    """Training goes on with a warning that names the folder; after three in a row it stops."""
+    words = [sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 1 and "3 checkpoints in a row failed" in done.stderr, done.stderr
+    assert f"warning: checkpoint {tmp_path}/step-000000002" in done.stderr and "MB free there" in done.stderr
+    assert [CheckpointReader(f).state.step for f in committed_folders(tmp_path)] == [1]
+    assert len(list(tmp_path.iterdir())) == 1, "no torn folder is left"
+
+
+def test_a_superseded_writer_commits_nothing(tmp_path: Path) -> None:
+    """Another took the run over: asked before the index, and where that was too early, the folder is gone."""
+    taken = threading.Event()
+
+    def check() -> None:
+        if taken.is_set():
+            raise Superseded("another writes")
+
+    saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, "ab" * 6, 2, {}, check)
+    saver.save(RunState(1, 8, 0, "run"))
+    saver.finish()
+    taken.set()
+    saver.save(RunState(2, 16, 0, "run"))
+    with pytest.raises(Superseded):
+        saver.finish()
+    assert [CheckpointReader(f).state.step for f in committed_folders(tmp_path)] == [1]
+    late = CheckpointSaver(
+        tmp_path, make_engine("plain", 1), 0, 1, "cd" * 6, 2, {}, lambda: sweep_torn(tmp_path)
+    )
+    late.save(RunState(3, 24, 0, "run"))
+    with pytest.raises(RunError, match="the last checkpoint failed"):
+        late.finish()
+    assert [CheckpointReader(f).state.step for f in committed_folders(tmp_path)] == [1]

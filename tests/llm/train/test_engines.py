@@ -9,7 +9,7 @@ import torch
 
 from llm.model import make_model
 from llm.model.inputs import Inputs
-from llm.settings import ModelSettings, OptimizerSettings
+from llm.settings import ModelSettings, OffloadSettings, OptimizerSettings
 from llm.train.objective import Objective
 from tests.llm.train.processes import run_workers
 
@@ -29,8 +29,12 @@ def make_engine(
         return PlainEngine(objective, OPTIMIZER, world)
     from llm.train.deepspeed_zero import ZeroEngine
 
+    stage, offloaded = int(kind[4]), kind.endswith("cpu")
+    offload = OffloadSettings(
+        optimizer="cpu" if offloaded else "none", parameters="cpu" if offloaded and stage == 3 else "none"
+    )
     return ZeroEngine(
-        objective, OPTIMIZER, world, int(kind[-1]), BATCH // world // accumulation, accumulation
+        objective, OPTIMIZER, world, stage, BATCH // world // accumulation, accumulation, offload
     )
 
 
@@ -102,7 +106,7 @@ def all_kinds(
     }
 
 
-KINDS = ("plain", "zero0", "zero1", "zero2", "zero3")
+KINDS = ("plain", "zero0", "zero1", "zero2", "zero3", "zero2-cpu", "zero3-cpu")
 
 
 @pytest.mark.parametrize(

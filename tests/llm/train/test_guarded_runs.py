@@ -66,7 +66,7 @@ def spoil_one_step(rank: int, world: int) -> dict[str, Any]:
         after = state_of(engine)
         same = before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
         rest = train_steps(engine, rank, world, 3, 6)
-        theirs = float(engine.engine.get_global_grad_norm()) if kind[-1] in "123" else rest[-1][-1]
+        theirs = float(engine.engine.get_global_grad_norm()) if kind[4:5] in ("1", "2", "3") else rest[-1][-1]
         clean = make_engine(kind, world)
         train_steps(clean, rank, world, 0, 2)
         found[kind] = (norm, same, counts_of(engine), rest, train_steps(clean, rank, world, 3, 6), theirs)
@@ -161,7 +161,7 @@ def check_refusals(said: list[dict[str, str]], folder: Path) -> None:
     """All workers name engine, parameter, worker, both values; no step was made, nor will Ray try again."""
     assert all(one == said[0] for one in said)
     for kind in KINDS:
-        engine = "plain" if kind == "plain" else f"deepspeed at stage {kind[-1]}"
+        engine = "plain" if kind == "plain" else f"deepspeed at stage {kind[4]}"
         found = re.search(
             rf"self-check: {engine} computes a wrong gradient: element \d+ of {WRONG}\S* is (\S+) on worker "
             r"[01], (\S+) by plain autograd",
@@ -272,7 +272,7 @@ def test_a_skipped_step_costs_little(corpus: str, tmp_path: Path) -> None:
 
 
 def test_so_many_rewinds_end_the_run(corpus: str, tmp_path: Path) -> None:
-    faults = ",".join(f"train.loss:sample={sample}:1000" for sample in (45, 50))
+    faults = ";".join(f"train.loss:sample={sample}:1000" for sample in (45, 50))
     with pytest.raises(RunError, match=r"step 9: a spike .* taken back 1 times already"):
         alone(corpus, tmp_path, faults, guard={**REWIND, "max_rewinds": 1})
     assert rows_of(tmp_path)[-1]["step"] == 8
@@ -304,6 +304,6 @@ def test_ranges_ahead_of_the_checkpoint_may_be_left_out(corpus: str, tmp_path: P
 def test_what_is_not_finite_is_not_saved(corpus: str, tmp_path: Path) -> None:
     """A step that is finite itself can still blow up the weights: that checkpoint is not committed."""
     huge = {"optimizer": {"lr": 3e38}, "schedule": {"kind": "constant", "warmup_steps": 0}}
-    with pytest.raises(RunError, match=r"3 checkpoints in a row failed: weight of \S+ is not finite"):
+    with pytest.raises(RunError, match=r"3 checkpoints in a row failed: .*weight of \S+ is not finite"):
         alone(corpus, tmp_path, checkpoint={"every": 1, "keep": 99}, **huge)
     assert committed_folders(tmp_path / "checkpoints") == []

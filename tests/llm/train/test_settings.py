@@ -1,0 +1,48 @@
+"""How many workers: one number, or bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from llm.settings import PretrainSettings
+
+
+def settings(**values: Any) -> PretrainSettings:
+    return PretrainSettings.model_validate({"batch": 8} | values)
+
+
+@pytest.mark.parametrize(
+    ("given", "fewest", "most"), [(2, 2, 2), ({"min": 1, "max": 8}, 1, 8), ({"max": 3}, 1, 3)]
+)
+def test_workers(given: Any, fewest: int, most: int) -> None:
+    found = settings(workers=given)
+    assert (found.workers.min, found.workers.max, found.workers.elastic) == (fewest, most, fewest < most)
+    assert PretrainSettings.model_validate(found.model_dump(mode="json")) == found, "as a run folder keeps it"
+
+
+def test_one_number_is_kept_as_one() -> None:
+    assert settings(workers=2).model_dump(mode="json")["workers"] == 2
+    assert settings(workers={"min": 1, "max": 2}).model_dump()["workers"] == {"min": 1, "max": 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"workers": 0}, "greater than or equal to 1"),
+        ({"workers": True}, "a number of workers, or"),
+        ({"workers": "two"}, "a number of workers, or"),
+        ({"workers": {"min": 3, "max": 2}}, r"min \(3\) is above max \(2\)"),
+        ({"workers": {"min": 1, "max": 9}}, r"batch \(8\) is smaller than workers \(9\)"),
+        ({"workers": {"least": 1, "max": 2}}, "least"),
+        ({"workers": {"min": 2, "max": 3}, "launch": "here"}, "launch 'here' runs one worker"),
+        ({"offload": {"optimizer": "cpu"}, "zero_stage": 0}, "offload.optimizer needs .* zero_stage 1"),
+        ({"offload": {"parameters": "cpu"}, "zero_stage": 2}, "offload.parameters needs .* zero_stage 3"),
+        ({"offload": {"optimizer": "cpu"}, "engine": "plain"}, "engine is plain"),
+    ],
+)
+def test_what_cannot_be_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        settings(**values)
