@@ -22,6 +22,7 @@ from llm.train.run_folder import RunFolder
 from llm.train.worker import Job, check_goes_on, even_micro_batch, make_order, make_rule, work_here
 
 STOP = "stop"
+LOST_SECONDS = 10.0
 STOP_SECONDS = 60.0  # how long the workers may take for the checkpoint after a signal
 
 
@@ -114,6 +115,7 @@ def _until_done(train: Callable[[], None], run: RunFolder, lease: Lease) -> None
     try:
         while not ended.wait(0.2):
             if lease.lost.is_set():
+                ended.wait(LOST_SECONDS)  # the workers find out by themselves, at their next line of metrics
                 lease.of_workers.check()
     except (KeyboardInterrupt, Stopped):
         print("stopping: the workers make a checkpoint at this step ...", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from cluster.errors import RunError, UserError
+from cluster.lease import RENEW_SECONDS
 from data_jobs import open_corpus
 from data_jobs.corpus import Corpus
 from data_jobs.manifest import SHARDS
@@ -235,6 +237,7 @@ def paused_holders(seed: int) -> Iterator[str]:
         first = home.start("llm.pretrain", *args)
         wait_for_step(first, run, 12)
         os.kill(first.pid, signal.SIGSTOP)
+        time.sleep(2 * RENEW_SECONDS + 1)  # before, it passes for alive, and the second is refused
         second = home.start("llm.pretrain", *args)
         wait_for_step(second, run, 200)
         os.kill(first.pid, signal.SIGCONT)
