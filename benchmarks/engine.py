@@ -178,6 +178,7 @@ def training_step(engine: Engine, shape: Shape) -> Callable[[], None]:
 
     def step() -> None:
         engine.accumulate(inputs, scales, True)
+        engine.norm()
         engine.step(1e-4)
 
     return step

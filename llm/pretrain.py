@@ -123,7 +123,7 @@ def _tell(recipe: Recipe, run: RunFolder, summary: dict[str, Any]) -> None:
         return
     print(
         f"{run.path}: {summary['parameters']:,} parameters, {summary['steps']} steps, "
-        f"loss {summary['loss']:.4f}, validation {summary['val_loss'] or float('nan'):.4f}, "
+        f"loss {summary['loss'] or float('nan'):.4f}, validation {summary['val_loss'] or float('nan'):.4f}, "
         + _measured(summary)
     )
 

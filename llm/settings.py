@@ -175,6 +175,23 @@ class SampleSettings(Settings):
     tokens: int = free(80, "tokens that each sample goes on", ge=1)
 
 
+class GuardSettings(Settings):
+    """What becomes of a step that would harm the weights. One that is not finite is always skipped."""
+
+    max_skips: int = free(10, "skipped steps in a row that end the run", ge=1)
+    spike_sigma: float | None = plan(
+        None, "a step whose loss or gradient norm is so many standard deviations above the mean of those "
+        "before it is a spike (OLMo-core: 6; default: spikes are not looked for)", gt=0
+    )  # fmt: skip
+    window: int = plan(128, "applied steps that this mean is of; half of them must be there", ge=4)
+    on_spike: Literal["skip", "rewind"] = plan(
+        "skip", "skip: the step changes no weight; rewind: back to the last checkpoint, and on without the "
+        "batches around the spike (PaLM, section 5.1)"
+    )  # fmt: skip
+    rewind_steps: int = plan(10, "rewind: steps before the spike whose batches are left out, too", ge=0)
+    max_rewinds: int = free(3, "rewind: how often, before the next spike ends the run", ge=1)
+
+
 class CheckpointSettings(Settings):
     """When the run can be continued from, and how many of these points are kept."""
 
@@ -271,6 +288,10 @@ class PretrainSettings(Settings):
     )  # fmt: skip
     confine: bool = plan(False, "gpt: attention and positions stay inside each document of a row")
     masking: MaskingSettings = plan(MaskingSettings(), "bert: which tokens are guessed")
+    skip_samples: tuple[tuple[int, int], ...] = plan(
+        (),
+        "ranges [first, end) of sample numbers to leave out; a new one must lie ahead of the checkpoint",
+    )
     z_loss: float = plan(
         0.0, "weight of the squared log of the softmax's sum (PaLM, section 5), 0: off", ge=0
     )
@@ -311,6 +332,10 @@ class PretrainSettings(Settings):
     )
     log_every: int = free(1, "steps between lines of metrics.jsonl", ge=1)
 
+    guard: GuardSettings = plan(GuardSettings(), "steps that would harm the weights")
+    selfcheck: bool = free(
+        True, "compare the engine's gradients with plain autograd before the first step of each start"
+    )
     validation: ValidationSettings = free(ValidationSettings(), "loss on held-out text")
     samples: SampleSettings = free(SampleSettings(), "text written while training")
     checkpoint: CheckpointSettings = free(CheckpointSettings(), "points to continue from")
@@ -323,6 +348,9 @@ class PretrainSettings(Settings):
                 f"batch ({self.batch}) is smaller than workers ({self.workers.max}): some would have nothing "
                 "to do; raise pretrain.batch or lower pretrain.workers"
             )
+        for first, end in self.skip_samples:
+            if not 0 <= first < end:
+                raise ValueError(f"skip_samples: range [{first}, {end}) is empty or negative")
         least = {"optimizer": 1, "parameters": 3}
         for name, stage in least.items():
             if getattr(self.offload, name) != "none" and (

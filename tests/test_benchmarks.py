@@ -120,6 +120,7 @@ def test_bare_loop_and_our_engine_compute_the_same() -> None:
         theirs = bare_loop.train_step(bare, optimizer, x, y, False, rate, settings.optimizer.clip)
         scales = torch.full((2,), 1 / x.numel())
         summed = engine.accumulate(Inputs(x, y, torch.ones(x.shape)), scales, last=True)[0]
+        engine.norm()
         engine.step(rate)
         assert summed.item() / x.numel() == pytest.approx(theirs, abs=1e-5)
 

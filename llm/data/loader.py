@@ -83,6 +83,12 @@ class Loader:
         """The batches of steps [from_step, to_step), made ahead in a background thread."""
         return Prefetch(self.batch, from_step, to_step, self.prefetch, self._waited)
 
+    def restart(self, batches: Prefetch, step: int, plan: BatchPlan) -> None:
+        """Let an iterator go on from another step, by another plan."""
+        batches.close()
+        self.plan, self._block = plan, (-1, [])
+        batches.start(step)
+
     def _waited(self, seconds: float) -> None:
         self.wait_seconds += seconds
 
@@ -123,15 +129,19 @@ class Prefetch(Iterator[Batch]):
         depth: int,
         waited: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
-        self._stop = threading.Event()
-        self._waited = waited
-        self._ended = False
+        self._make, self._to_step, self._depth, self._waited = make, to_step, depth, waited
         self.wait_seconds = 0.0
+        self.start(from_step)
+
+    def start(self, from_step: int) -> None:
+        """Begin at a step; after `close` also anew."""
+        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(self._depth)
+        self._stop = threading.Event()
+        self._ended = False
         # The thread holds no reference to self, so that a Prefetch that is dropped is closed by __del__.
         self._thread = threading.Thread(
             target=_produce,
-            args=(make, from_step, to_step, self._queue, self._stop),
+            args=(self._make, from_step, self._to_step, self._queue, self._stop),
             name=f"prefetch-{from_step}",
             daemon=True,
         )

@@ -6,6 +6,7 @@ Private names of DeepSpeed (verified on 0.19.8) are used to reach the partitions
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import warnings
@@ -27,13 +28,18 @@ if not torch.cuda.is_available():
 
 import deepspeed
 import torch.distributed as dist
+from deepspeed.runtime.utils import combine_grad_norm_groups
+from deepspeed.utils import safe_get_local_grad
 
+from cluster.errors import RunError
 from llm.model.inputs import Inputs
 from llm.settings import OffloadSettings, OptimizerSettings
 from llm.train.engine import OPTIMIZER_STATES, STATES, Fragment, create_adam_state, make_adamw, set_adam_step
 from llm.train.objective import Objective, What
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+# A step is skipped where the trainer wants it, and told by the trainer.
+logging.getLogger("DeepSpeed").addFilter(lambda record: "OVERFLOW! Skipping" not in record.getMessage())
 # It prints at each start that its operator is built. (The attribute `deepspeed.comm.torch` is torch itself.)
 vars(sys.modules["deepspeed.comm.torch"])["print"] = lambda *words: None
 # DeepSpeed 0.19 calls collectives under names that torch 2.13 has renamed: nothing that a user can mend.
@@ -130,6 +136,7 @@ class ZeroEngine:
             dist_init_required=False,
         )
         self._create_states()
+        self._take_over_norm()
 
     def accumulate(self, inputs: Inputs, scales: Tensor, last: bool) -> Tensor:
         self.engine.set_gradient_accumulation_boundary(last)
@@ -139,15 +146,33 @@ class ZeroEngine:
             self.engine.step()  # counts the micro-batch
         return sums.detach()
 
-    def step(self, lr: float) -> float:
-        norm = None
-        if self.stage == 0:  # DeepSpeed reports none here
+    def norm(self) -> float:
+        if self.stage == 0:
             gradients = [p.grad for p in self.named.values() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            return torch.nn.utils.get_total_norm(gradients).item()
+        self._norm = self._measure()
+        return combine_grad_norm_groups(self._norm if self.stage == 3 else [self._norm]).item()
+
+    def step(self, lr: float) -> None:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.engine.step()
-        return float(norm if norm is not None else self.engine.get_global_grad_norm())
+        if not self.engine.was_step_applied():
+            raise RunError("DeepSpeed has left out an update by itself: the weights are as before this step")
+
+    def skip(self) -> None:
+        if self.stage == 0:
+            self.engine.zero_grad()
+            self.engine.set_gradient_accumulation_boundary(False)
+        else:  # its own way with a norm that is not finite: it clears what the stage keeps of the gradients
+            infinite = torch.tensor(math.inf, device=self.engine.device)
+            self._norm = [infinite] if self.stage == 3 else infinite
+        self.engine.step()
+        assert not self.engine.was_step_applied()
+
+    def gradients(self) -> list[Fragment]:
+        found = ((name, self._find_gradient(parameter)) for name, parameter in self.named.items())
+        return [Fragment(name, "gradient", *part) for name, part in found if part is not None]
 
     @torch.no_grad()
     def forward(self, inputs: Inputs, what: What) -> Tensor:
@@ -165,8 +190,8 @@ class ZeroEngine:
                 fragments += [Fragment(name, state, start, view) for state, view in views.items()]
         return fragments
 
-    def restored(self, step: int) -> None:
-        set_adam_step(self._torch_optimizer(), step)
+    def restored(self, updates: int) -> None:
+        set_adam_step(self._torch_optimizer(), updates)
         zero = self.engine.optimizer
         if self.stage in (1, 2):
             zero.update_lp_params()
@@ -196,6 +221,28 @@ class ZeroEngine:
         else:
             create_adam_state(zero.optimizer, zero.fp32_partitioned_groups_flat)
         set_adam_step(self._torch_optimizer(), 0)
+
+    def _take_over_norm(self) -> None:
+        """DeepSpeed measures the gradient's norm in its `step`; here that takes what `norm` has measured."""
+        zero = self.engine.optimizer
+        if self.stage in (1, 2):
+            self._measure, zero.scaled_global_norm = zero.scaled_global_norm, lambda norm_type=2: self._norm
+        elif self.stage == 3:
+            self._measure, zero._get_norm_groups = zero._get_norm_groups, lambda: self._norm
+
+    def _find_gradient(self, parameter: Any) -> tuple[int, Tensor] | None:
+        """Where this worker's part of a parameter's gradient starts, and its values; None: no part."""
+        if self.stage == 0:
+            return None if parameter.grad is None else (0, parameter.grad.view(-1))
+        found = self._find(parameter)
+        if found is None:
+            return None
+        start, length = found[0], found[1]["weight"].numel()
+        if self.stage == 3:
+            return start, safe_get_local_grad(parameter).view(-1)[:length]
+        values = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group).view(-1)
+        # Some layouts keep the whole gradient on each worker; it owns but its own part of it.
+        return start, values.narrow(0, start, length) if values.numel() == parameter.numel() else values
 
     def _find(self, parameter: Any) -> tuple[int, dict[str, Tensor]] | None:
         """Where this worker's part of a parameter starts, and live views on its states; None: no part."""

@@ -43,8 +43,23 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, lr: float) -> float:
-        """Clip, update the weights, clear the gradients; returns the gradient's norm before clipping."""
+    def norm(self) -> float:
+        """The gradient's norm before clipping, the same on all workers; not finite where an element is not.
+
+        To be asked for once after a batch's last micro-batch, before `step` or `skip`.
+        """
+        ...
+
+    def step(self, lr: float) -> None:
+        """Clip, update the weights, clear the gradients."""
+        ...
+
+    def skip(self) -> None:
+        """Clear the gradients instead of `step`: weights, optimizer and its count of updates stay."""
+        ...
+
+    def gradients(self) -> list[Fragment]:
+        """This worker's part of the batch's gradient (state "gradient"), before `step` or `skip`."""
         ...
 
     def forward(self, inputs: Inputs, what: What) -> Tensor:
@@ -55,8 +70,11 @@ class Engine(Protocol):
         """Everything that this worker must have to go on, weights and optimizer states."""
         ...
 
-    def restored(self, step: int) -> None:
-        """Called when `held` was overwritten from a checkpoint of this step: spread it to where it acts."""
+    def restored(self, updates: int) -> None:
+        """Called when `held` was overwritten from a checkpoint: spread it to where it acts.
+
+        `updates`: how often `step` had changed the weights by then; it enters Adam's bias correction.
+        """
         ...
 
     def describe(self) -> dict[str, object]:
@@ -95,8 +113,8 @@ def create_adam_state(optimizer: torch.optim.Optimizer, parameters: Sequence[Ten
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
 
-def set_adam_step(optimizer: torch.optim.Optimizer, step: int) -> None:
+def set_adam_step(optimizer: torch.optim.Optimizer, updates: int) -> None:
     """Set the number of updates in every state (it enters the bias correction)."""
     for state in optimizer.state.values():
         if "step" in state:
-            state["step"].fill_(step)
+            state["step"].fill_(updates)

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from cluster.errors import RunError
-from cluster.fault_points import fault_point
+from cluster.fault_points import Where, fault_factor, fault_point
 from data_jobs.hashes import h64
+from llm.data.batches import BatchPlan
 from llm.data.loader import Loader
+from llm.data.ranges import ranges_of
 from llm.data.samples import Batch, MicroBatch
 from llm.model.inputs import Inputs
 from llm.settings import PretrainSettings
@@ -21,6 +22,8 @@ from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
 from llm.train.engine import Engine
 from llm.train.group import Group, join_digest, split_digest
+from llm.train.guard import after_applied, after_skipped, check_row, why_skip
+from llm.train.rewind import plan_of
 from llm.train.schedule import learning_rate
 
 
@@ -40,12 +43,15 @@ class Parts:
     noticed: Callable[[], bool]
     beat: Callable[[], None]
     on_commit: Callable[[int], None]
+    rewind: Callable[[RunState, BatchPlan, str], RunState | None]
+    """After a spike: the state to go on from; None: the step is skipped instead."""
 
 
 @dataclass(frozen=True)
 class StepSums:
     """What the workers add up in each step's one exchange."""
 
+    norm: float  # of the gradient, as the first worker has it; not finite where any worker's is not
     losses: dict[str, float]  # of each term of the loss its mean over the batch
     loss: float  # what the model is trained for: their sum, without the z-loss
     digest: int
@@ -57,40 +63,47 @@ class StepSums:
 def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
     """Train from `state` to the last step, or until a stop is wanted; the last logged values."""
     settings, clock, values = parts.settings, _Clock(parts), dict[str, Any]()
-    seen_commit = -1
+    seen_commit, notes = -1, dict[str, Any]()
     if state.step == 0:
         values = {"step": 0, "time": time.time(), **parts.validate(settings.validation.max_samples)}
         parts.log(values)
         clock.restart()
     with parts.loader.iterate(state.step, settings.steps) as batches:
         for batch in batches:
-            fault_point("train.step", step=batch.step + 1, rank=parts.group.rank)
+            fault_point("train.step", step=batch.step + 1, rank=parts.group.rank, sample=batch.numbers)
             counts = _count(parts, batch)
-            sums = _exchange(parts, batch, counts, _accumulate(parts, batch, counts))
-            if not math.isfinite(sums.loss):
-                raise RunError(
-                    f"step {batch.step + 1}: the loss is {sums.loss}; stopped before it reached the weights "
-                    f"(samples {batch.numbers[0]} to {batch.numbers[-1]}); the last checkpoint is good"
-                )
+            sums = _exchange(parts, batch, counts, _accumulate(parts, batch, counts), parts.engine.norm())
+            why = why_skip(sums.loss, sums.norm, state.guard, settings.guard)
+            told = f"loss {sums.loss:.4g}, gradient norm {sums.norm:.4g}"
+            if why == "spike" and (back := parts.rewind(state, parts.loader.plan, f"a spike ({told})")):
+                notes = {"rewound_from": batch.step + 1, "left_out": back.guard.left_out}
+                state, seen_commit = back, back.step
+                parts.loader.restart(batches, state.step, plan_of(settings, state.guard.left_out))
+                parts.beat()
+                clock.restart()
+                continue
             rate = learning_rate(batch.step, settings.steps, settings.optimizer.lr, settings.schedule)
-            norm = parts.engine.step(rate)
-            if not math.isfinite(norm):
-                raise RunError(
-                    f"step {batch.step + 1}: the gradient's norm is {norm}; stopped before its checkpoint "
-                    f"(samples {batch.numbers[0]} to {batch.numbers[-1]}); the last checkpoint is good"
-                )
+            if why is None:
+                parts.engine.step(rate)
+                guard = after_applied(state.guard, batch.step + 1, sums.loss, sums.norm, settings.guard)
+            else:
+                parts.engine.skip()
+                guard = after_skipped(state.guard)
+                notes |= {"skipped": why, "skipped_samples": ranges_of(batch.numbers)}
             state = replace(
                 state,
                 step=batch.step + 1,
                 next_number=batch.next_number,
                 tokens=state.tokens + settings.batch * settings.length,
+                guard=guard,
             )
             values = {
                 "loss": sums.loss,
                 **(sums.losses if len(sums.losses) > 1 else {}),
                 "lr": rate,
-                "grad_norm": norm,
+                "grad_norm": sums.norm,
                 "sample_digest": f"{sums.digest:016x}",
+                **notes,
             }
             values = {"step": state.step, "time": time.time()} | values | clock.lap(state)
             parts.beat()
@@ -99,11 +112,15 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 parts.on_commit(seen_commit)
             found = _look(parts, state)
             values |= found
-            if found or sums.stop or state.step % settings.log_every == 0 or state.step == settings.steps:
+            last = sums.stop or state.step == settings.steps
+            if last or found or notes or state.step % settings.log_every == 0:
                 parts.log(values)
+            if why is not None:
+                begin = int(parts.loader.plan.numbers(guard.last_applied)[0])
+                check_row(guard, settings.guard, state.step, (begin, state.next_number), told)
+            notes = {}
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
-            due = state.step == settings.steps or state.step % settings.checkpoint.every == 0
-            if sums.stop or sums.save or due:
+            if last or sums.save or state.step % settings.checkpoint.every == 0:
                 parts.saver.save(state)
                 parts.beat()
             clock.restart()
@@ -135,14 +152,20 @@ def _accumulate(parts: Parts, batch: Batch, counts: dict[str, float]) -> list[fl
         # Dropout is the one thing here that draws: equal to the bit for the same layout of workers.
         torch.manual_seed(h64(parts.settings.seed, "dropout", batch.step, int(micro.numbers[0])) >> 1)
         inputs = inputs_of(micro, parts.group.device)
-        total += parts.engine.accumulate(inputs, scales, last=i == len(batch.micro) - 1)
+        where: dict[str, Where] = {"step": batch.step + 1, "rank": parts.group.rank, "sample": micro.numbers}
+        wrong_loss, wrong_gradient = (fault_factor(f"train.{x}", **where) for x in ("loss", "gradient"))
+        spoiled = scales * (wrong_loss * wrong_gradient)
+        total += wrong_loss * parts.engine.accumulate(inputs, spoiled, last=i == len(batch.micro) - 1)
     return total.tolist()
 
 
-def _exchange(parts: Parts, batch: Batch, counts: dict[str, float], sums: list[float]) -> StepSums:
+def _exchange(
+    parts: Parts, batch: Batch, counts: dict[str, float], sums: list[float], norm: float
+) -> StepSums:
     first = parts.group.rank == 0
-    stop, save, committed, *rest = parts.group.sum(
+    norm, stop, save, committed, *rest = parts.group.sum(
         [
+            norm if first or not math.isfinite(norm) else 0.0,
             float(first and parts.stop_wanted()),
             float(parts.noticed()),
             float(parts.saver.committed_step + 1 if first else 0),
@@ -157,7 +180,7 @@ def _exchange(parts: Parts, batch: Batch, counts: dict[str, float], sums: list[f
         if counts[unit] and (name != "z_loss" or parts.settings.z_loss)
     }
     loss = sum(value for name, value in losses.items() if name != "z_loss")
-    return StepSums(losses, loss, join_digest(rest[:4]), stop > 0, save > 0, int(committed) - 1)
+    return StepSums(norm, losses, loss, join_digest(rest[:4]), stop > 0, save > 0, int(committed) - 1)
 
 
 def _look(parts: Parts, state: RunState) -> dict[str, float]:

@@ -32,16 +32,24 @@ class PlainEngine:
             self._sum_gradients()
         return sums.detach()
 
-    def step(self, lr: float) -> float:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+    def norm(self) -> float:
+        self._norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return self._norm.item()
+
+    def step(self, lr: float) -> None:
         if self.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, self._norm)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
+        self.skip()
+
+    def skip(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        return norm.item()
+
+    def gradients(self) -> list[Fragment]:
+        named = self.objective.model.named_parameters()
+        return [Fragment(name, "gradient", 0, p.grad.view(-1)) for name, p in named if p.grad is not None]
 
     @torch.no_grad()
     def forward(self, inputs: Inputs, what: What) -> Tensor:
@@ -58,8 +66,8 @@ class PlainEngine:
                 fragments.append(Fragment(name, state, 0, self.optimizer.state[parameter][state].view(-1)))
         return fragments
 
-    def restored(self, step: int) -> None:
-        set_adam_step(self.optimizer, step)
+    def restored(self, updates: int) -> None:
+        set_adam_step(self.optimizer, updates)
 
     def describe(self) -> dict[str, object]:
         return {"engine": "plain"}

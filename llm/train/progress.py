@@ -57,9 +57,11 @@ class Progress:
 
 def _words(row: dict[str, Any]) -> str:
     parts = []
-    if "loss" in row:
+    if row.get("skipped"):
+        parts.append(f"skipped ({row['skipped']})")
+    if row.get("loss") is not None:
         parts.append(f"loss {row['loss']:.4f}")
-    if "val_loss" in row:
+    if row.get("val_loss") is not None:
         parts.append(f"val {row['val_loss']:.4f}")
     if "tokens_per_second" in row:
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")

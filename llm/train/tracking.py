@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster import places
+from llm.train.guard import finite
 from llm.train.run_folder import read_lines
 
 
@@ -15,6 +16,10 @@ class Sink(Protocol):
     """Something that takes logged numbers; it must never hurt the training."""
 
     def log(self, values: dict[str, Any]) -> None: ...
+
+    def go_back(self, step: int) -> None:
+        """The steps after this one will come again."""
+        ...
 
     def finish(self, exit_code: int) -> None: ...
 
@@ -32,22 +37,32 @@ class MetricsFile:
 
     def log(self, values: dict[str, Any]) -> None:
         self.check_writer()
-        self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
+
+    def go_back(self, step: int) -> None:
+        self.check_writer()
+        self._file.close()
+        truncate_after(self.path, step)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by finish)
 
     def finish(self, exit_code: int) -> None:
         self._file.close()
 
 
 class Tracker:
-    """Sends each logged step to all sinks."""
+    """Sends each logged step to all sinks; what is not finite goes as null, since JSON knows no NaN."""
 
     def __init__(self, sinks: list[Sink]) -> None:
         self.sinks = sinks
 
     def log(self, values: dict[str, Any]) -> None:
         for sink in self.sinks:
-            sink.log(values)
+            sink.log(finite(values))
+
+    def go_back(self, step: int) -> None:
+        for sink in self.sinks:
+            sink.go_back(step)
 
     def finish(self, exit_code: int) -> None:
         for sink in self.sinks:

@@ -58,6 +58,9 @@ class WandbRun:
             except Exception as error:
                 self._give_up(error)
 
+    def go_back(self, step: int) -> None:
+        """W&B's history only grows: the steps come again under their numbers, and the last line counts."""
+
     def finish(self, exit_code: int) -> None:
         if self._run is not None:
             try:

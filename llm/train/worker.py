@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from cluster import places
 from cluster.errors import RunError, UserError
 from cluster.lease import Pass, Superseded
 from data_jobs import open_corpus
-from llm.data.batches import BatchPlan, micro_steps
+from llm.data import ranges
+from llm.data.batches import micro_steps
 from llm.data.loader import Loader
 from llm.data.masking import vocabulary_of
 from llm.data.order import Order, order_of_corpus
@@ -26,16 +28,19 @@ from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
-from llm.train.checkpoints.layout import RunState
+from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders, sweep_torn
 from llm.train.engine import Engine
 from llm.train.group import Group
+from llm.train.guard import finite
 from llm.train.loop import Parts, train
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
 from llm.train.restarts import count_start
+from llm.train.rewind import Rewinder, plan_of
 from llm.train.run_folder import RunFolder, environment
+from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
 from llm.train.tracking import MetricsFile, Sink, Tracker
 from llm.train.validate import Measured, measure
@@ -113,13 +118,13 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     corpus = open_corpus(job.corpus, settings.verify)
     rule = make_rule(corpus, model_settings, settings)
     order = shared_order(corpus, settings, rule, folder, group)
-    plan = BatchPlan([(0, settings.batch)])
     micro_batch = even_micro_batch(settings.batch, group.world, settings.micro_batch)
     model = make_model(model_settings, job.vocab_size, settings.seed)
     if job.start is not None and not committed_folders(folder.checkpoints):
         fill_from(job.start, model)
     model = model.to(group.device)
     objective = Objective(model, settings.precision, settings.z_loss)
+    bare = bare_copy(objective)
     engine = make_engine(objective, settings, group, micro_batch)
     writer = Pass(**job.lease)
     if group.rank == 0:
@@ -130,6 +135,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     def check(reader: CheckpointReader) -> None:
         state = reader.state
         check_goes_on(reader, order, settings)
+        plan = plan_of(settings, state.guard.left_out)
         if state.next_number != plan.next_number(state.step):
             raise RunError(
                 f"{reader.folder}: stands at sample {state.next_number}, the batch schedule puts step "
@@ -137,6 +143,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
             )
 
     state = load_newest(folder.checkpoints, engine, group, check) or RunState(0, 0, 0, job.run_id)
+    plan = plan_of(settings, state.guard.left_out)
     if group.rank == 0:
         count_start(folder, job.launch, state.step, settings.max_failures)
     attempt = group.new_attempt()
@@ -188,8 +195,13 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def on_commit(step: int) -> None:
-        around.report(str(folder.checkpoints / f"step-{step:09d}-{attempt}"), {"step": step})
+        around.report(str(folder.checkpoints / folder_name(step, saver.attempt)), {"step": step})
 
+    def forget(step: int) -> None:
+        tracker.go_back(step)
+        truncate_samples(folder, step)
+
+    rewinder = Rewinder(settings, group, engine, saver, check, forget)
     parts = Parts(
         settings=settings,
         group=group,
@@ -203,9 +215,12 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         noticed=around.noticed,
         beat=around.beat,
         on_commit=on_commit,
+        rewind=rewinder if settings.guard.on_spike == "rewind" else lambda *_: None,
     )
     exit_code = 1
     try:
+        if settings.selfcheck and state.step < settings.steps:
+            check_gradients(engine, bare, parts.loader.batch(state.step), group, settings)
         state, last = train(parts, state)
         if state.step == settings.steps and "val_loss" not in last:
             last = last | validate(None)  # resumed after the very last checkpoint
@@ -268,6 +283,34 @@ def check_goes_on(reader: CheckpointReader, order: Order, settings: PretrainSett
             f"{_difference(reader.index['order'], order)}; going on would repeat some samples and miss "
             "others. Use the old settings, or --fresh"
         )
+    check_skips(reader, settings)
+
+
+def check_skips(reader: CheckpointReader, settings: PretrainSettings) -> None:
+    """UserError where the ranges to be left out would change what was trained on before this checkpoint."""
+    there = [(first, end) for first, end in reader.index["skips"]]
+    now = plan_of(settings, reader.state.guard.left_out).skips
+    differ = ranges.first_difference(there, now)
+    if differ is None or differ >= reader.state.next_number:
+        return
+    older = []
+    for folder in committed_folders(reader.folder.parent):
+        with contextlib.suppress(RunError):
+            state = CheckpointReader(folder).state
+            if state.next_number <= differ:
+                older.append((state.step, state.next_number, folder.name))
+    step, number, name = max(older, default=(0, 0, ""))
+    raise UserError(
+        f"pretrain.skip_samples: leaves other samples out from sample {differ} on, and the checkpoint of "
+        f"step {reader.state.step} stands at sample {reader.state.next_number} already. "
+        + (
+            f"It would work from the one of step {step} (sample {number}, {name}): move the later ones away "
+            f"from {reader.folder.parent}. Or use"
+            if older
+            else "No checkpoint is left that lies before: use"
+        )
+        + f" a range that begins at {reader.state.next_number} or later, or --fresh"
+    )
 
 
 def _difference(saved: dict[str, Any], order: Order) -> str:
@@ -367,16 +410,17 @@ def write_summary(
         "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
         "steps": state.step,
         "tokens": state.tokens,
-        "loss": last.get("loss", next((row["loss"] for row in reversed(rows) if "loss" in row), None)),
+        "loss": next((row["loss"] for row in reversed(rows) if row.get("loss") is not None), None),
         "first_val_loss": first,
         "val_loss": last.get("val_loss"),
         "bits_per_byte": last.get("bits_per_byte"),
         **{name: value for name, value in last.items() if name.startswith("val_")},
         "tokens_per_second": rates[len(rates) // 2] if rates else None,
         "attempts": len({row["attempt"] for row in rows}),
+        "skipped_steps": state.guard.skipped,
         "state": asdict(state),
     }
-    places.write_json(folder.summary, summary)
+    places.write_json(folder.summary, finite(summary))
 
 
 def model_size(model: Model) -> int:

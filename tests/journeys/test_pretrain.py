@@ -249,6 +249,40 @@ def test_damaged_checkpoints_never_mean_step_0(home: Home, tmp_path: Path) -> No
     assert losses(run) == want
 
 
+NO_TEXT = ("--pretrain.samples.every", "0", "--pretrain.validation.every", "0")
+REWIND = {"spike_sigma": 20, "window": 8, "on_spike": "rewind", "rewind_steps": 0}
+
+
+def test_a_batch_that_is_not_finite_is_skipped(home: Home) -> None:
+    """The run ends well; its line says which samples; the page and the summary count it."""
+    home.pretrain("bad", *HERE, *NO_TEXT, MANTA_FAULT="train.loss:sample=25:nan")
+    lines = (home.path / "bad/metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]  # NaN is no JSON
+    assert [(r["step"], r["skipped"], r["skipped_samples"]) for r in rows if "skipped" in r] == [
+        (7, "loss", [[24, 28]])
+    ]
+    assert json.loads((home.path / "bad/summary.json").read_text())["skipped_steps"] == 1
+    home.call("llm.report", str(home.path / "bad"))
+
+
+def test_a_rewind_killed_and_continued_is_a_run_without_the_batch(home: Home) -> None:
+    """Spike at step 13, back to 10, SIGKILL in step 13 on the way again: the same command ends the same."""
+    flags = [word for key, value in REWIND.items() for word in (f"--pretrain.guard.{key}", str(value))]
+    args = (*HERE, *NO_TEXT, *flags, "--pretrain.engine", "plain")
+    faults = "train.loss:sample=49:1000;train.step:sample=52"  # 52: the first one after what is left out
+    out = home.pretrain("spike", *args, status=-9, MANTA_FAULT=faults)
+    assert "step 13: a spike" in out and "back to step 10; samples 48 to 51 are left out" in out, out
+    home.pretrain("spike", *args, MANTA_FAULT="train.loss:sample=49:1000")
+    home.pretrain("without", *args, "--pretrain.skip_samples", "[[48, 52]]")
+    spike, without = (losses(home.path / name)[1:] for name in ("spike", "without"))
+    assert [row[:3] for row in spike] == [row[:3] for row in without]
+    rows = llm.read_metrics(home.path / "spike")
+    assert [row["step"] for row in rows] == list(range(21))
+    assert [(r["step"], r["rewound_from"]) for r in rows if "rewound_from" in r] == [(11, 13)]
+    summary = json.loads((home.path / "spike/summary.json").read_text())
+    assert summary["state"]["guard"]["left_out"] == [[48, 52]]
+
+
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

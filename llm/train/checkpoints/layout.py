@@ -19,6 +19,7 @@ from cluster.errors import RunError
 from cluster.sealed import unseal
 from llm.train.checkpoints.chunks import ChunkedFile
 from llm.train.engine import STATES
+from llm.train.guard import GuardState
 
 FORMAT = "manta-checkpoint-1"
 INDEX, FRAGMENTS = "index.json", "fragments.arrow"
@@ -46,6 +47,17 @@ class RunState:
     tokens: int  # that went through the model, padding included
     wandb_id: str
     counters: dict[str, int] = field(default_factory=dict)
+    guard: GuardState = field(default_factory=GuardState)
+
+    @property
+    def updates(self) -> int:
+        """Steps that changed the weights: what Adam's bias correction counts."""
+        return self.step - self.guard.skipped
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunState:
+        """TypeError where a field is missing or unknown. A run from before the guard has skipped nothing."""
+        return cls(**(value | {"guard": GuardState.from_json(value.get("guard", {}))}))
 
 
 @dataclass(frozen=True)

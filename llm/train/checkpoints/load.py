@@ -14,7 +14,7 @@ from cluster.errors import RunError
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import Array, ChunkedFile, ChunkReader
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
-from llm.train.checkpoints.save import committed_folders
+from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.engine import STATES, Engine
 from llm.train.group import Group
 
@@ -32,7 +32,7 @@ class CheckpointReader:
         self.folder = folder
         try:
             self.index = layout.index_from_bytes(self._bytes(layout.INDEX))
-            self.state = RunState(**self.index["state"])
+            self.state = RunState.from_json(self.index["state"])
             self.tensors = [
                 TensorInfo(t["name"], tuple(t["shape"]), tuple(t["aliases"])) for t in self.index["tensors"]
             ]
@@ -113,17 +113,21 @@ class CheckpointReader:
 
 
 def load_newest(
-    folder: Path, engine: Engine, group: Group, check: Callable[[CheckpointReader], None]
+    folder: Path,
+    engine: Engine,
+    group: Group,
+    check: Callable[[CheckpointReader], None],
+    latest_step: int | None = None,
 ) -> RunState | None:
     """Restore the newest good checkpoint into the engine; None where there is none at all.
 
     The first worker names each candidate, since listings may differ between nodes; only where all workers
     could read their part is anything applied. A damaged one is passed over with a warning. RunError where
     some exist and none is good: training never silently starts anew. What `check` refuses by UserError ends
-    the start.
+    the start. `latest_step`: those of later steps are left alone.
     """
     reasons: list[str] = []
-    for candidate in _candidates(folder, group):
+    for candidate in _candidates(folder, group, latest_step):
         reason = ""
         parts: list[tuple[torch.Tensor, Array]] = []
         reader: CheckpointReader | None = None
@@ -141,7 +145,7 @@ def load_newest(
                 for target, values in parts:
                     target.copy_(torch.from_numpy(values))
             parts.clear()  # before the engine spreads them, which takes memory of its own
-            engine.restored(reader.state.step)
+            engine.restored(reader.state.updates)
             return reader.state
         reasons.append(reason or f"{candidate}: another worker could not read its part")
         print(f"warning: checkpoint passed over: {reasons[-1]}", file=sys.stderr, flush=True)
@@ -153,9 +157,11 @@ def load_newest(
     return None
 
 
-def _candidates(folder: Path, group: Group) -> Iterator[Path]:
+def _candidates(folder: Path, group: Group, latest_step: int | None) -> Iterator[Path]:
     """The first worker's committed folders, newest first, by name on every worker."""
     own = committed_folders(folder) if group.rank == 0 else []
+    if latest_step is not None:
+        own = [child for child in own if step_of(child) <= latest_step]
     for number in range(int(group.sum([float(len(own))])[0])):
         step, attempt = 0.0, 0.0
         if group.rank == 0:

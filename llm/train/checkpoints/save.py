@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cluster import places
@@ -109,6 +110,20 @@ class CheckpointSaver:
         if len(self._failures) >= FAILURES_BEFORE_STOP:
             raise RunError(f"{FAILURES_BEFORE_STOP} checkpoints in a row failed: {'; '.join(self._failures)}")
 
+    def go_back(self, step: int, attempt: str, skips: Sequence[tuple[int, int]]) -> None:
+        """Training goes on from an earlier step: checkpoints of later ones are removed, their index first.
+
+        `attempt` must be new: the names of what was removed are not used again.
+        """
+        self.attempt, self.record = attempt, self.record | {"skips": skips}
+        self.committed_step = min(self.committed_step, step)
+        if self.rank == 0:
+            self.check_writer()
+            for later in committed_folders(self.folder):
+                if step_of(later) > step:
+                    (later / layout.INDEX).unlink(missing_ok=True)
+                    shutil.rmtree(later, ignore_errors=True)
+
     def settle(self) -> None:
         """Let the save in flight end, whatever comes of it: for a run that is about to fail."""
         if self._thread is not None:
@@ -124,6 +139,7 @@ class CheckpointSaver:
         folder = self.folder / layout.folder_name(state.step, self.attempt)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _check_finite(copies)
             receipt = self._write_files(folder, copies, state.step)
             fault_point("checkpoint.before_receipt", step=state.step, rank=self.rank)
             places.write_bytes(folder / layout.receipt_name(self.rank), receipt.to_bytes())
@@ -241,6 +257,20 @@ def committed_folders(folder: Path) -> list[Path]:
             if match:
                 found.append((int(match[1]), index.stat().st_mtime_ns, child))
     return [child for *_, child in sorted(found, reverse=True)]
+
+
+def _check_finite(copies: Sequence[tuple[str, str, int, Array]]) -> None:
+    """RunError where a value is not finite: no run could go on from it. Extremes carry NaN and infinity."""
+    for name, state, _, values in copies:
+        if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+            raise RunError(f"{state} of {name} is not finite: not committed")
+
+
+def step_of(folder: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    match = layout.FOLDER.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
 
 
 def _await_receipt(path: Path) -> bytes:

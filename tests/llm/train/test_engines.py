@@ -84,7 +84,8 @@ def train_steps(
             sums += engine.accumulate(micro, scales, last=i == accumulation - 1)
         if world > 1:
             torch.distributed.all_reduce(sums)
-        records.append((*(sums * scales).tolist(), engine.step(lr=2e-3)))
+        records.append((*(sums * scales).tolist(), engine.norm()))
+        engine.step(lr=2e-3)
     return records
 
 
