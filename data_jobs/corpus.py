@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from cluster import places
+from cluster.cache import Cache
 from cluster.errors import RunError, UserError
+from cluster.places import Place
 from data_jobs.digests import CHUNK_BYTES
 from data_jobs.manifest import TOKENIZER, Shard, read_index, read_manifest
+from data_jobs.shard_copies import Copies
 from data_jobs.shards import ShardFile
 from data_jobs.tokenizer import MODEL_FILE, Tokenizer, load_tokenizer
 
@@ -21,32 +24,33 @@ _VERIFY_AT_START_BYTES = 2 << 30
 _NONE = np.zeros(0, np.int64)
 
 
-def open_corpus(path: str | Path, verify: Verify | None = None) -> Corpus:
-    """Open a corpus folder.
+def open_corpus(path: str | Place, verify: Verify | None = None, cache: Cache | None = None) -> Corpus:
+    """Open a corpus folder; of one in an object store each shard is copied to `cache` when it is first read.
 
     `verify`: when the digests of a shard's chunks are checked, all at 'start' or each at its first 'read'; by
     default at the start up to 2 GiB of tokens, else at the read. Raises UserError where the folder is not a
     corpus, RunError where a file is missing or damaged.
     """
     manifest = read_manifest(path)
-    corpus = Corpus(Path(path), manifest, read_index(path, manifest))
-    if verify is None:
-        size = sum(shard.tokens for shard in corpus.shards) * corpus.token_width
-        verify = "start" if size <= _VERIFY_AT_START_BYTES else "read"
-    if verify == "start":
-        corpus.check()
+    corpus = Corpus(places.at(path), manifest, read_index(path, manifest), cache)
+    corpus.check_when(verify)
     return corpus
 
 
 class Corpus:
     """A corpus folder; see `open_corpus`."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any], shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, path: Place, manifest: dict[str, Any], shards: Sequence[Shard], cache: Cache | None = None
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.corpus_id: str = manifest["corpus_id"]
         self.token_width: int = manifest["token_width"]
         self.shards = list(shards)
+        self.copies = (
+            Copies(path, self.shards, cache or Cache()) if isinstance(path, places.ObjectPath) else None
+        )
         self._streams: dict[tuple[str, str], TokenStream] = {}
 
     @functools.cached_property
@@ -74,8 +78,31 @@ class Corpus:
                 raise UserError(
                     f"{self.path}: no source '{source}' with documents in '{split}' (there: {there})"
                 )
-            self._streams[source, split] = TokenStream(self.path, own, self.token_width)
+            opened = [_OpenShard(self.open, shard, self.token_width) for shard in own]
+            self._streams[source, split] = TokenStream(opened, own, self.token_width)
         return self._streams[source, split]
+
+    def open(self, shard: Shard) -> ShardFile:
+        """A shard's file, here or as a copy. RunError where it is not the one of the index."""
+        if self.copies:
+            return self.copies.open(shard)
+        return ShardFile(self.path / shard.name, shard.digest)  # type: ignore[arg-type]
+
+    def bring(self, first: int = 0) -> None:
+        """Copy all shards of a remote corpus here now, beginning with number `first` and going round.
+
+        Processes of one machine that begin at different ones share the work.
+        """
+        if self.copies:
+            self.copies.bring(first)
+
+    def check_when(self, verify: Verify | None) -> None:
+        """Check all at the start, if that is wanted; see `open_corpus`."""
+        if verify is None:
+            size = sum(shard.tokens for shard in self.shards) * self.token_width
+            verify = "start" if size <= _VERIFY_AT_START_BYTES else "read"
+        if verify == "start":
+            self.check()
 
     def check(self) -> None:
         """Check every chunk of every shard."""
@@ -87,14 +114,14 @@ class Corpus:
 class TokenStream:
     """All tokens of one source and split as one array, in shard order; each document ends with eos."""
 
-    def __init__(self, folder: Path, shards: Sequence[Shard], width: int) -> None:
+    def __init__(self, opened: Sequence[_OpenShard], shards: Sequence[Shard], width: int) -> None:
         self.width = width
         """Bytes a token."""
         self.tokens = sum(shard.tokens for shard in shards)
         self.documents = sum(shard.documents for shard in shards)
         self.bytes = sum(shard.bytes for shard in shards)
         """UTF-8 bytes of the cleaned text."""
-        self._shards = [_OpenShard(folder, shard, width) for shard in shards]
+        self._shards = list(opened)
         self._starts = np.cumsum([0, *(shard.tokens for shard in shards)])
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -155,17 +182,17 @@ class TokenStream:
 class _OpenShard:
     """A shard file, opened and checked when it is first read."""
 
-    def __init__(self, folder: Path, shard: Shard, width: int) -> None:
-        self._path, self._shard, self._width = folder / shard.name, shard, width
+    def __init__(self, open_file: Callable[[Shard], ShardFile], shard: Shard, width: int) -> None:
+        self._open, self._shard, self._width = open_file, shard, width
         self._buffers: dict[str, _Buffer] = {}
 
     @functools.cached_property
     def _file(self) -> ShardFile:
-        file = ShardFile(self._path, self._shard.digest)
+        file = self._open(self._shard)
         at, _, size = file.buffers["tokens.values"]
         if at != self._shard.values_at or size != self._shard.tokens * self._width:
             raise RunError(
-                f"{self._path}: damaged, {size} bytes of tokens at {at}; the index says "
+                f"{file.name}: damaged, {size} bytes of tokens at {at}; the index says "
                 f"{self._shard.tokens * self._width} at {self._shard.values_at}"
             )
         return file

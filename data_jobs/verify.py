@@ -5,35 +5,37 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from tqdm import tqdm
 
+from cluster import places
 from cluster.errors import RunError, UserError, run_command
 from data_jobs.corpus import Corpus
 from data_jobs.manifest import Shard, read_index, read_manifest
-from data_jobs.shards import ShardFile
 
 
 def problems(corpus: Corpus, quiet: bool = False) -> Iterator[str]:
     """Everything that is not as it was written, in words; goes on after each."""
     for shard in tqdm(corpus.shards, unit="shard", disable=True if quiet else None):
-        yield from _shard_problems(corpus.path, shard, corpus.token_width)
+        yield from _shard_problems(corpus, shard)
+        if corpus.copies:
+            corpus.copies.release(shard)
     try:
         _ = corpus.tokenizer
     except (RunError, UserError) as error:
         yield str(error)
 
 
-def _shard_problems(folder: Path, shard: Shard, width: int) -> Iterator[str]:
+def _shard_problems(corpus: Corpus, shard: Shard) -> Iterator[str]:
+    width = corpus.token_width
     try:
-        file = ShardFile(folder / shard.name, shard.digest)
+        file = corpus.open(shard)
     except RunError as error:
         yield str(error)
         return
     at, _, size = file.buffers["tokens.values"]
     if (at, size) != (shard.values_at, shard.tokens * width):
-        yield f"{folder / shard.name}: tokens at byte {at} ({size} bytes), the index says {shard.values_at}"
+        yield f"{file.name}: tokens at byte {at} ({size} bytes), the index says {shard.values_at}"
     yield from file.problems()
 
 
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     manifest = read_manifest(options.corpus)
-    corpus = Corpus(Path(options.corpus), manifest, read_index(options.corpus, manifest))
+    corpus = Corpus(places.at(options.corpus), manifest, read_index(options.corpus, manifest))
     found = list(problems(corpus, quiet=options.json))
     if options.json:
         print(json.dumps({"corpus_id": corpus.corpus_id, "shards": len(corpus.shards), "problems": found}))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cluster import places
 from cluster.errors import UserError, run_command
 from llm.exchange.importing import import_model
 from llm.exchange.model_folder import check_new
@@ -16,7 +17,7 @@ from llm.exchange.model_folder import check_new
 def main(argv: list[str]) -> int:
     """Entry of the command."""
     options = _parser().parse_args(argv)
-    folder, out = Path(options.folder), Path(options.out)
+    folder, out = Path(options.folder), places.at(options.out)
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder. Nothing is downloaded here: get it first, e.g. `hf download NAME "

@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.errors import RunError, Stopped, UserError
 from cluster.lease import Lease, Superseded
+from cluster.places import PlaceError
 from cluster.settings import ClusterSettings
 from llm.data.batches import padding
 from llm.presets import other_than_preset
@@ -114,7 +115,8 @@ def _until_done(train: Callable[[], None], run: RunFolder, lease: Lease) -> None
                 lease.of_workers.check()
     except (KeyboardInterrupt, Stopped):
         print("stopping: the workers make a checkpoint at this step ...", file=sys.stderr, flush=True)
-        run.stop.touch()
+        with contextlib.suppress(PlaceError):  # then the run goes on from its last checkpoint
+            run.stop.touch()
         ended.wait(STOP_SECONDS)
         if errors:
             print(f"no checkpoint was made: {errors[0]}", file=sys.stderr)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from cluster import places
+from cluster.places import Place
+
 PLAIN_SECONDS = 15.0  # between lines where the output is no terminal
 TAIL_BYTES = 1 << 14
+REMOTE_SECONDS = 3.0  # between two looks at a file in an object store
 
 
 class Progress:
     """Shows step, loss, tokens/s and time left in a background thread, as a context manager."""
 
-    def __init__(self, metrics: Path, steps: int) -> None:
+    def __init__(self, metrics: Place, steps: int) -> None:
         self.metrics, self.steps = metrics, steps
+        self._interval = REMOTE_SECONDS if places.is_remote(metrics) else 0.5
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -36,7 +39,7 @@ class Progress:
         terminal = sys.stderr.isatty()
         bar = tqdm(total=self.steps, unit="step", disable=not terminal, dynamic_ncols=True)
         shown, told = -1, time.monotonic()
-        while not self._end.wait(0.5):
+        while not self._end.wait(self._interval):
             row = self._last()
             if row is None or row["step"] == shown:
                 continue
@@ -53,9 +56,7 @@ class Progress:
     def _last(self) -> dict[str, Any] | None:
         """The last whole line, read from the file's end."""
         try:
-            with open(self.metrics, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-                whole = file.read().rpartition(b"\n")[0]
+            whole = places.read_tail(self.metrics, TAIL_BYTES).rpartition(b"\n")[0]
             return json.loads(whole.rpartition(b"\n")[2]) if whole else None
         except (OSError, ValueError):
             return None

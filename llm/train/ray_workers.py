@@ -15,7 +15,9 @@ from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingCo
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.context import TrainContext
 
+from cluster import places
 from cluster.errors import RunError, UserError
+from cluster.places import ObjectPath
 from llm.settings import PretrainSettings
 from llm.train.group import Group
 from llm.train.worker import Job, work
@@ -28,7 +30,9 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     """
     settings = PretrainSettings.model_validate(job.pretrain)
     gpu = _use_gpu(settings)
-    run = Path(job.run)
+    run = places.at(job.run)
+    # Ray's own folder. For a run in an object store it is one of this machine: nothing of it is needed.
+    storage = job.scratch if isinstance(run, ObjectPath) else run
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": vars(job), "cpus": cpus_per_worker},
@@ -37,15 +41,15 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
             num_workers=settings.workers, use_gpu=gpu, resources_per_worker=_resources(cpus_per_worker, gpu)
         ),
         run_config=RunConfig(
-            name=run.name,
-            storage_path=str(run.parent),
+            name=storage.name,
+            storage_path=str(storage.parent),
             failure_config=FailureConfig(max_failures=settings.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     # Ray keeps a list of the checkpoints that it was told of, and refuses to start where one of them was
     # swept. The storage is the truth, its list a copy that nothing needs.
-    (run / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
+    (storage / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -84,6 +88,8 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _report(folder: str, metrics: dict[str, Any]) -> None:
     """Tell Ray Train of a checkpoint that lies in its place already: nothing is uploaded."""
+    if places.is_remote(folder):  # its list would need a file system of its own
+        return
     ray.train.report(
         metrics,
         checkpoint=Checkpoint(folder),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from cluster import places
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
 from cluster.lease import Superseded
+from cluster.places import Place
 from cluster.sealed import seal
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import Array, ChunkedFile, write_tensors
@@ -66,7 +65,7 @@ class CheckpointSaver:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         engine: Engine,
         rank: int,
         world: int,
@@ -139,7 +138,7 @@ class CheckpointSaver:
                 f"warning: checkpoint {folder} failed, training goes on: {error}", file=sys.stderr, flush=True
             )
 
-    def _write_files(self, folder: Path, copies: list[tuple[str, str, int, Array]], step: int) -> Receipt:
+    def _write_files(self, folder: Place, copies: list[tuple[str, str, int, Array]], step: int) -> Receipt:
         """weights first (evaluate, generate and export read it alone), then the optimizer's states."""
         number = {info.name: i for i, info in enumerate(self.tensors)}
         files: list[ChunkedFile] = []
@@ -166,14 +165,15 @@ class CheckpointSaver:
             files.append(file)
         return Receipt(self.attempt, self.rank, self.world, tuple(files), tuple(fragments))
 
-    def _commit(self, folder: Path, state: RunState) -> None:
+    def _commit(self, folder: Place, state: RunState) -> None:
         raw = [_await_receipt(folder / layout.receipt_name(r)) for r in range(self.world)]
         receipts = [Receipt.from_bytes(data) for data in raw]
+        size_of = places.size_of(folder)
         for receipt in receipts:
             if (receipt.attempt, receipt.world) != (self.attempt, self.world):
                 raise RunError(f"{folder}: receipt {receipt.rank} is of another attempt, {receipt.attempt}")
             for file in receipt.files:
-                if (folder / file.name).stat().st_size != file.size:
+                if size_of(file.name) != file.size:
                     raise RunError(f"{folder / file.name}: not the {file.size} bytes of its receipt")
         columns = layout.fragment_columns(receipts)
         layout.check_cover(columns, self.tensors)
@@ -196,28 +196,38 @@ class CheckpointSaver:
         # Whoever takes the run over removes folders without an index. Stopped here meanwhile, and then
         # awake again, this write finds no folder.
         places.write_bytes(folder / layout.INDEX, seal(index), new_folder=False)
+        if places.is_remote(folder):
+            self._check_again(folder / layout.INDEX)
         fault_point("checkpoint.after_index", step=state.step)
         self.committed_step = state.step
 
+    def _check_again(self, index: Place) -> None:
+        """Without folders, the index is there even if another has taken the run over: then take it back."""
+        try:
+            self.check_writer()
+        except Superseded:
+            index.unlink(missing_ok=True)
+            raise
 
-def sweep(folder: Path, keep: int, newest: Path) -> None:
+
+def sweep(folder: Place, keep: int, newest: Place) -> None:
     """Remove committed checkpoints but `newest` and the keep - 1 before it. Their index goes first.
 
     `newest` was committed just now. One of a later step may be there: it was damaged, and passed over.
     """
     for old in [other for other in committed_folders(folder) if other != newest][keep - 1 :]:
         (old / layout.INDEX).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
+        places.delete_tree(old)
 
 
-def sweep_torn(folder: Path) -> None:
+def sweep_torn(folder: Place) -> None:
     """Remove what dead attempts left uncommitted. Only the run's one writer may call it, before it writes."""
     for child in folder.glob("step-*") if folder.is_dir() else ():
         if layout.FOLDER.fullmatch(child.name) and not (child / layout.INDEX).exists():
-            shutil.rmtree(child, ignore_errors=True)
+            places.delete_tree(child)
 
 
-def committed_folders(folder: Path) -> list[Path]:
+def committed_folders(folder: Place) -> list[Place]:
     """Folders with an index, newest first (by step, then by the time of the commit)."""
     found = []
     for child in folder.glob("step-*") if folder.is_dir() else ():
@@ -229,7 +239,7 @@ def committed_folders(folder: Path) -> list[Path]:
     return [child for *_, child in sorted(found, reverse=True)]
 
 
-def _await_receipt(path: Path) -> bytes:
+def _await_receipt(path: Place) -> bytes:
     """Read a receipt when it is there: by opening it, since listings and stats are cached on NFS."""
     deadline = time.monotonic() + RECEIPT_SECONDS
     while True:
@@ -238,4 +248,4 @@ def _await_receipt(path: Path) -> bytes:
         except FileNotFoundError:
             if time.monotonic() > deadline:
                 raise RunError(f"{path}: did not arrive within {RECEIPT_SECONDS:.0f} s") from None
-            time.sleep(0.02)
+            time.sleep(0.5 if places.is_remote(path) else 0.02)
