@@ -28,7 +28,7 @@ class Cache:
         """`most`: bytes of all copies (None: half of the disk)."""
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         self.folder = Path(folder or f"{home}/manta").expanduser().absolute()
-        self._most = most
+        self._given = self._most = most
         self._held: dict[str, int] = {}
 
     @property
@@ -39,9 +39,17 @@ class Cache:
         return self._most
 
     @property
-    def arguments(self) -> tuple[str, int]:
-        """Of the same cache in another process."""
-        return str(self.folder), self.most
+    def arguments(self) -> tuple[str, int | None]:
+        """Of such a cache in another process, which may have another disk."""
+        return str(self.folder), self._given
+
+    def check_room(self, what: object, size: int) -> None:
+        """UserError where something is larger than all that may be here."""
+        if size > self.most:
+            raise UserError(
+                f"{what}: {size:,} bytes, and {self.folder} may hold {self.most:,}: raise "
+                "cluster.cache_bytes, or set cluster.cache_dir to a larger disk"
+            )
 
     def copy_of(self, path: ObjectPath, name: str, size: int) -> Path:
         """The copy of a file, fetched where it is not there yet. UserError where there is no room."""

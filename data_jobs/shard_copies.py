@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from cluster.cache import Cache
-from cluster.errors import RunError, UserError
+from cluster.errors import RunError
 from cluster.object_store import ObjectPath
 from data_jobs.manifest import SHARDS, Shard
 from data_jobs.shards import ShardFile
@@ -27,14 +27,13 @@ class Copies:
             self.cache.discard(_name(shard))
             raise
 
+    def check_room(self) -> None:
+        """UserError where the corpus is larger than the cache."""
+        self.cache.check_room(self.corpus, sum(self._size(shard) for shard in self.shards))
+
     def bring(self, first: int = 0) -> None:
         """Copy all shards, from number `first` on and round: first those that no other process is at."""
-        whole = sum(self._size(shard) for shard in self.shards)
-        if whole > self.cache.most:
-            raise UserError(
-                f"{self.corpus}: its shards take {whole:,} bytes, {self.cache.folder} may hold "
-                f"{self.cache.most:,}: raise cluster.cache_bytes, or set cluster.cache_dir to a larger disk"
-            )
+        self.check_room()
         at = first % max(1, len(self.shards))
         order = [*self.shards[at:], *self.shards[:at]]
         for wait in (False, True):

@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
     corpus_path = settings.corpus or recipe.out("corpus")
     cache = recipe.get(ClusterSettings).cache
     corpus = open_corpus(corpus_path, "read", cache)  # the workers check what they read
+    if corpus.copies and recipe.get(ClusterSettings).cache_bytes:  # else it hangs on each machine's disk
+        corpus.copies.check_room()
     model, vocab_size, start = _model(recipe, settings.start_from, run, corpus.tokenizer)
     facts = {
         "path": str(places.absolute(corpus_path)),
@@ -98,7 +100,7 @@ def _model(
         saved = run.read_settings()
         model = ModelSettings.model_validate(saved["model"] | given)
         return model, saved["corpus"]["vocab_size"], saved.get("start")
-    start = find_start(start_from)
+    start = find_start(start_from, recipe.get(ClusterSettings).cache)
     model = model_over(start, given)
     check_start(start, start_from, model, tokenizer.fingerprint)
     return model, start.vocab_size, start.record

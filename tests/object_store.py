@@ -108,9 +108,8 @@ class _Failing:
         else:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         if fault.startswith("dropped"):
-            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-            return []
-        start_response(f"{fault} On purpose", [("Content-Length", "0")])
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)  # nothing of what follows arrives
+        start_response(f"{fault if fault.isdigit() else 500} On purpose", [("Content-Length", "0")])
         return [b""]
 
     def _control(self, path: str, query: str, start_response: Callable[..., Any]) -> list[bytes]:

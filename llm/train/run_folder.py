@@ -105,10 +105,11 @@ class RunFolder:
 class StopSign:
     """Whether a run is asked to stop. In an object store a thread looks: each look takes a request."""
 
-    def __init__(self, file: Place) -> None:
+    def __init__(self, file: Place, watch: bool = True) -> None:
+        """`watch`: this process will ask."""
         self.file = file
         self._seen, self._end = threading.Event(), threading.Event()
-        if places.is_remote(file):
+        if watch and places.is_remote(file):
             threading.Thread(target=self._look, name="stop-sign", daemon=True).start()
 
     def is_there(self) -> bool:

@@ -58,7 +58,7 @@ class Job:
     """Of this start of the command: tells its failures from those of earlier starts."""
     lease: dict[str, Any]
     """What asks whether this start still writes the run (cluster.lease.Pass)."""
-    cache: tuple[str, int] = ("", 0)
+    cache: tuple[str, int | None] = ("", None)
     """Folder on each machine for what is read from an object store, and most bytes in it."""
 
     @property
@@ -162,7 +162,7 @@ def _train(job: Job, folder: RunFolder, group: Group, report: Callable[[str, dic
         before_commit,
     )  # fmt: skip
     tracker = make_tracker(job, folder, settings, state, logs)
-    stop_sign = StopSign(folder.stop)
+    stop_sign = StopSign(folder.stop, watch=group.rank == 0)
     val_tokens, val_bytes = split_size(corpus, "val")
 
     def validate(max_rows: int | None) -> dict[str, float]:
