@@ -106,7 +106,7 @@ def test_folders_come_and_go_whole(bucket: str, tmp_path: Path) -> None:
     assert (tmp_path / "c/b/x").read_bytes() == b"x" * 1000 and (tmp_path / "c/last").read_bytes() == b"y"
 
 
-@pytest.mark.parametrize(("every", "times"), [(2, 4), (7, 20)])
+@pytest.mark.parametrize(("every", "times"), [(2, 3), (7, 10)])
 def test_faults_are_tried_again(s3: S3, bucket: str, every: int, times: int) -> None:
     """Each second or seventh request fails: nothing is lost, nothing is there that was not written."""
     place, large = places.at(bucket), bytes(range(256)) * (9 << 12)

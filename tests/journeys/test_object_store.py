@@ -27,7 +27,8 @@ from tests.journeys.home import HERE, Home
 from tests.object_store import S3
 
 ALL = ("--pretrain.validation.max_samples", "null")
-STEPS = ("--pretrain.steps", "12")
+# Without DeepSpeed, which starts but once in a process; `test_two_workers_on_ray` has it.
+STEPS = ("--pretrain.steps", "12", "--pretrain.engine", "plain")
 
 
 class Remote:
@@ -51,7 +52,7 @@ class Remote:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
     prepare(load_recipe(home.recipe).need(CorpusSettings), home.corpus)
-    home.pretrain("here", *HERE, *STEPS)
+    pretrain.main(home.pretrain_args("here", *HERE, *STEPS))
     return home
 
 
@@ -67,7 +68,7 @@ def remote(home: Home, s3: S3) -> Iterator[Remote]:
         places.send_folder(home.corpus, corpus, "manifest.json")
         there = Remote(home, s3, bucket, home.path / "copies")
         with s3.failing(20):
-            there.pretrain("whole")
+            pretrain.main(there.args("whole"))
         yield there
 
 
@@ -107,6 +108,27 @@ def test_killed_and_continued(remote: Remote) -> None:
         remote.pretrain("killed")
     assert_same(f"{remote.bucket}/killed", remote.home.path / "here")
     assert json.loads((places.at(remote.bucket) / "killed/summary.json").read_bytes())["attempts"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_two_workers_on_ray(remote: Remote) -> None:
+    """ZeRO 1, W&B offline; worker 1 killed in step 8, when the checkpoint of step 5 may be there or not."""
+    args = [str(remote.home.recipe), "--cluster.cache_dir", str(remote.cache), "--pretrain.steps", "12"]
+    here, there = str(remote.home.path / "ray"), f"{remote.bucket}/ray"
+    call, mark = remote.home.call, remote.home.path / "worker-was-killed"
+    call("llm.pretrain", *args, "--pretrain.corpus", str(remote.home.corpus), "--pretrain.out", here)
+    args += ["--pretrain.corpus", f"{remote.bucket}/corpus", "--pretrain.out", there]
+    with remote.s3.failing(20):
+        call(
+            "llm.pretrain", *args,
+            MANTA_FAULT="train.step:step=8:rank=1", MANTA_FAULT_ONCE=str(mark),
+        )  # fmt: skip
+    assert mark.exists()
+    assert_same(there, Path(here))
+    assert list(remote.cache.glob("runs/ray-*/wandb/offline-*"))
+    assert not list(places.at(there).glob("wandb"))
 
 
 @pytest.mark.slow
