@@ -28,6 +28,7 @@ class Cache:
         """`most`: bytes of all copies (None: half of the disk)."""
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         self.folder = Path(folder or f"{home}/manta").expanduser().absolute()
+        self._copies = self.folder / "copies"  # nothing else is removed
         self._given = self._most = most
         self._held: dict[str, int] = {}
 
@@ -59,7 +60,7 @@ class Cache:
 
     def fetch(self, path: ObjectPath, name: str, size: int, wait: bool = True) -> Path | None:
         """See `copy_of`. Another process may be fetching it: without `wait`, None says so."""
-        copy = self.folder / name
+        copy = self._copies / name
         if name in self._held:
             return copy
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -95,11 +96,11 @@ class Cache:
 
     def discard(self, name: str) -> None:
         """The copy is damaged: whoever needs it next fetches it anew."""
-        (self.folder / name).unlink(missing_ok=True)
+        (self._copies / name).unlink(missing_ok=True)
         self.release(name)
 
     def _hold(self, name: str) -> bool:
-        copy = self.folder / name
+        copy = self._copies / name
         try:
             handle = os.open(copy, os.O_RDONLY)
         except FileNotFoundError:
@@ -115,7 +116,7 @@ class Cache:
 
     def _make_room(self, path: ObjectPath, part: int, size: int) -> None:
         """Set `size` bytes apart for a file; copies that nobody uses go where that needs room."""
-        with open(self.folder / _GUARD, "wb") as guard:
+        with open(self._copies / _GUARD, "wb") as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)
             files = sorted(self._files(), key=lambda found: found[1].st_mtime_ns)
             used = sum(stat.st_size for _, stat in files)
@@ -133,7 +134,7 @@ class Cache:
             os.truncate(part, size)  # counts from now on
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for file in self.folder.rglob("*"):
+        for file in self._copies.rglob("*"):
             with contextlib.suppress(FileNotFoundError):
                 if file.is_file() and file.name != _GUARD:
                     yield file, file.stat()

@@ -96,6 +96,15 @@ def check_output_place(path: str, key: str) -> None:
         )
 
 
+def check_one_node(path: str, key: str) -> None:
+    """UserError for an object store in a job over several nodes, where the work goes through one's disk."""
+    if places.is_remote(path) and is_many_nodes():
+        raise UserError(
+            f"{key}: {path} is written by way of one machine's disk, and this job runs on several nodes: set "
+            f"--{key} to an absolute path on storage that every node shares, and copy the folder from there"
+        )
+
+
 def _python_path() -> str:
     """The repository's root first, so that workers import the code that the driver runs."""
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

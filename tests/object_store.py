@@ -51,8 +51,10 @@ class S3:
         before = self.fail(every)
         try:
             yield
-        finally:
-            after = self.fail(0)
+        except BaseException:
+            self.fail(0)
+            raise
+        after = self.fail(0)
         assert after - before >= len(FAULTS), f"only {after - before} requests failed"
 
     def log(self) -> list[tuple[str, str, str]]:
