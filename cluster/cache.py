@@ -44,21 +44,16 @@ class Cache:
         """Of such a cache in another process, which may have another disk."""
         return str(self.folder), self._given
 
-    def check_room(self, what: object, size: int) -> None:
-        """UserError where something is larger than all that may be here."""
-        if size > self.most:
-            raise UserError(
-                f"{what}: {size:,} bytes, and {self.folder} may hold {self.most:,}: raise "
-                "cluster.cache_bytes, or set cluster.cache_dir to a larger disk"
-            )
+    def copy_of(self, path: ObjectPath, name: str, size: int, start: int = 0) -> Path:
+        """The copy of a file, or of the `size` bytes from `start` on, fetched where it is not there yet.
 
-    def copy_of(self, path: ObjectPath, name: str, size: int) -> Path:
-        """The copy of a file, fetched where it is not there yet. UserError where there is no room."""
-        copy = self.fetch(path, name, size)
+        UserError where there is no room.
+        """
+        copy = self.fetch(path, name, size, start=start)
         assert copy is not None
         return copy
 
-    def fetch(self, path: ObjectPath, name: str, size: int, wait: bool = True) -> Path | None:
+    def fetch(self, path: ObjectPath, name: str, size: int, wait: bool = True, start: int = 0) -> Path | None:
         """See `copy_of`. Another process may be fetching it: without `wait`, None says so."""
         copy = self._copies / name
         if name in self._held:
@@ -78,11 +73,11 @@ class Cache:
                 try:
                     file.truncate(0)
                     self._make_room(path, file.fileno(), size)
-                    for start in range(0, size, READ_BYTES):
-                        data = path.read_range(start, min(READ_BYTES, size - start))
+                    for at in range(0, size, READ_BYTES):
+                        data = path.read_range(start + at, min(READ_BYTES, size - at))
                         file.write(data)
-                        if len(data) != min(READ_BYTES, size - start):
-                            raise PlaceError(str(path), f"ends before byte {size:,}: it was changed")
+                        if len(data) != min(READ_BYTES, size - at):
+                            raise PlaceError(str(path), f"ends before byte {start + size:,}: it was changed")
                     file.flush()
                     os.rename(part, copy)
                 except BaseException:
@@ -116,22 +111,34 @@ class Cache:
 
     def _make_room(self, path: ObjectPath, part: int, size: int) -> None:
         """Set `size` bytes apart for a file; copies that nobody uses go where that needs room."""
-        with open(self._copies / _GUARD, "wb") as guard:
+        with open(os.open(self._copies / _GUARD, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)
-            files = sorted(self._files(), key=lambda found: found[1].st_mtime_ns)
-            used = sum(stat.st_size for _, stat in files)
-            for file, stat in files:
-                if used + size <= self.most:
-                    break
-                if _remove_unused(file):
-                    used -= stat.st_size
+            # What is in use stands in the guard, at least so much: to look at each of many files takes long.
+            said = guard.read()
+            used = int(said) if len(said) == 20 else self.most
             if used + size > self.most:
-                raise UserError(
-                    f"{path}: its {size:,} bytes do not fit into {self.folder}, where {used:,} of "
-                    f"{self.most:,} bytes are in use: raise cluster.cache_bytes, or set cluster.cache_dir to "
-                    "a larger disk"
-                )
-            os.truncate(part, size)  # counts from now on
+                used = self._remove_for(path, size)
+            os.truncate(part, size)
+            guard.seek(0)
+            guard.write(f"{used + size:020}".encode())
+
+    def _remove_for(self, path: ObjectPath, size: int) -> int:
+        """Remove what nobody uses; returns the bytes that are left."""
+        slack = self.most // 20 if size * 1000 < self.most else 0  # so that small ones do not come each time
+        files = sorted(self._files(), key=lambda found: found[1].st_mtime_ns)
+        used = sum(stat.st_size for _, stat in files)
+        for file, stat in files:
+            if used + size + slack <= self.most:
+                break
+            if _remove_unused(file):
+                used -= stat.st_size
+        if used + size > self.most:
+            raise UserError(
+                f"{path}: its {size:,} bytes do not fit into {self.folder}, where {used:,} of "
+                f"{self.most:,} bytes are in use: raise cluster.cache_bytes, or set cluster.cache_dir to "
+                "a larger disk"
+            )
+        return used
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for file in self._copies.rglob("*"):

@@ -16,6 +16,7 @@ from cluster.places import Place
 from data_jobs.digests import CHUNK_BYTES
 from data_jobs.manifest import TOKENIZER, Shard, read_index, read_manifest
 from data_jobs.shard_copies import Copies
+from data_jobs.shard_ranges import RangedBuffer, RangedShard
 from data_jobs.shards import ShardFile
 from data_jobs.tokenizer import MODEL_FILE, Tokenizer, load_tokenizer
 
@@ -79,17 +80,18 @@ class Corpus:
                     f"{self.path}: no source '{source}' with documents in '{split}' (there: {there})"
                 )
             opened = [_OpenShard(self.open, shard, self.token_width) for shard in own]
-            self._streams[source, split] = TokenStream(opened, own, self.token_width)
+            kind = FarTokenStream if self.copies and not self.copies.fit else TokenStream
+            self._streams[source, split] = kind(opened, own, self.token_width)
         return self._streams[source, split]
 
-    def open(self, shard: Shard) -> ShardFile:
-        """A shard's file, here or as a copy. RunError where it is not the one of the index."""
+    def open(self, shard: Shard) -> ShardFile | RangedShard:
+        """A shard's file, here, as a copy, or by ranges. RunError where it is not the one of the index."""
         if self.copies:
             return self.copies.open(shard)
         return ShardFile(self.path / shard.name, shard.digest)  # type: ignore[arg-type]
 
     def bring(self, first: int = 0) -> None:
-        """Copy all shards of a remote corpus here now, beginning with number `first` and going round.
+        """Copy all shards of a remote corpus here now, if they fit, from number `first` on and round.
 
         Processes of one machine that begin at different ones share the work.
         """
@@ -98,6 +100,8 @@ class Corpus:
 
     def check_when(self, verify: Verify | None) -> None:
         """Check all at the start, if that is wanted; see `open_corpus`."""
+        if self.copies and not self.copies.fit:
+            return  # each chunk is checked when it is fetched
         if verify is None:
             size = sum(shard.tokens for shard in self.shards) * self.token_width
             verify = "start" if size <= _VERIFY_AT_START_BYTES else "read"
@@ -179,15 +183,26 @@ class TokenStream:
             yield self._shards[number], base, max(start, base) - base, min(stop, end) - base
 
 
+class FarTokenStream(TokenStream):
+    """The tokens of a corpus that is larger than the cache."""
+
+    def expect(self, start: int, stop: int) -> None:
+        """Say that tokens [start, stop) will be read: they are fetched meanwhile."""
+        for shard, _, first, last in self._parts(start, stop):
+            shard.expect(first, last)
+
+
 class _OpenShard:
     """A shard file, opened and checked when it is first read."""
 
-    def __init__(self, open_file: Callable[[Shard], ShardFile], shard: Shard, width: int) -> None:
+    def __init__(
+        self, open_file: Callable[[Shard], ShardFile | RangedShard], shard: Shard, width: int
+    ) -> None:
         self._open, self._shard, self._width = open_file, shard, width
-        self._buffers: dict[str, _Buffer] = {}
+        self._buffers: dict[str, _Buffer | RangedBuffer] = {}
 
     @functools.cached_property
-    def _file(self) -> ShardFile:
+    def _file(self) -> ShardFile | RangedShard:
         file = self._open(self._shard)
         at, _, size = file.buffers["tokens.values"]
         if at != self._shard.values_at or size != self._shard.tokens * self._width:
@@ -199,10 +214,10 @@ class _OpenShard:
 
     @functools.cached_property
     def _bytes(self) -> npt.NDArray[np.uint8]:
-        return np.memmap(self._file.path, np.uint8, "r")
+        return np.memmap(str(self._file.path), np.uint8, "r")
 
     @property
-    def tokens(self) -> _Buffer:
+    def tokens(self) -> _Buffer | RangedBuffer:
         """All tokens."""
         return self._buffer("tokens.values")
 
@@ -221,10 +236,15 @@ class _OpenShard:
         inside = self._buffer("sentence_ends.values").read(int(lists[0]), int(lists[-1]))
         return np.repeat(begins, np.diff(lists)) + inside
 
+    def expect(self, start: int, stop: int) -> None:
+        if isinstance(self.tokens, RangedBuffer):
+            self.tokens.expect(start, stop)
+
     def check(self) -> None:
         self._file.check()
         for name in ("tokens.values", "tokens.offsets", "sentence_ends.values", "sentence_ends.offsets"):
-            self._buffer(name).checked[:] = True
+            if isinstance(buffer := self._buffer(name), _Buffer):
+                buffer.checked[:] = True
 
     def _documents(self, start: int, stop: int) -> tuple[int, int]:
         first, last = np.searchsorted(self._offsets("tokens")[:-1], [start, stop])
@@ -233,12 +253,16 @@ class _OpenShard:
     def _offsets(self, column: str) -> npt.NDArray[np.int64]:
         return self._buffer(f"{column}.offsets").read(0, self._shard.documents + 1)
 
-    def _buffer(self, name: str) -> _Buffer:
+    def _buffer(self, name: str) -> _Buffer | RangedBuffer:
         if name not in self._buffers:
             at, chunks, size = self._file.buffers[name]
             kinds = {"tokens.values": _dtype(self._width), "sentence_ends.values": np.dtype("<u4")}
-            values = self._bytes[at : at + size].view(kinds.get(name, "<i8"))
-            self._buffers[name] = _Buffer(self._file, name, values, len(chunks))
+            kind = kinds.get(name, np.dtype("<i8"))
+            if isinstance(self._file, RangedShard):
+                self._buffers[name] = RangedBuffer(self._file, name, kind)
+            else:
+                values = self._bytes[at : at + size].view(kind)
+                self._buffers[name] = _Buffer(self._file, name, values, len(chunks))
         return self._buffers[name]
 
 

@@ -1,4 +1,4 @@
-"""Shards of a corpus in an object store, copied to this machine."""
+"""Shards of a corpus in an object store: copied here whole, or chunk by chunk where they do not fit."""
 
 from __future__ import annotations
 
@@ -9,31 +9,45 @@ from cluster.cache import Cache
 from cluster.errors import RunError
 from cluster.object_store import ObjectPath
 from data_jobs.manifest import SHARDS, Shard
+from data_jobs.shard_ranges import Chunks, RangedShard
 from data_jobs.shards import ShardFile
 
 
 class Copies:
-    """Copies of a corpus' shards, each known by its digest: shared by corpora that share the shard."""
+    """What is copied of a corpus' shards, known by digests: corpora that share a shard share its copy."""
 
     def __init__(self, corpus: ObjectPath, shards: Sequence[Shard], cache: Cache) -> None:
         self.corpus, self.shards, self.cache = corpus, shards, cache
+        self._chunks = Chunks(cache)
 
-    def open(self, shard: Shard) -> ShardFile:
-        """A shard, copied here where it is not yet. What is damaged is copied anew by the next start."""
+    @functools.cached_property
+    def fit(self) -> bool:
+        """Whether all shards may be in the cache at once."""
+        return sum(self._size(shard) for shard in self.shards) <= self.cache.most
+
+    def open(self, shard: Shard) -> ShardFile | RangedShard:
+        """A shard: a copy of it, fetched where it is not here yet, or its header alone."""
+        path = self.corpus / shard.name
+        return self.open_copy(shard) if self.fit else RangedShard(
+            path, self._size(shard), shard.digest, self._chunks
+        )  # fmt: skip
+
+    def open_copy(self, shard: Shard) -> ShardFile:
+        """The copy of a shard. What is damaged is copied anew by the next start."""
         where = self.cache.copy_of(self.corpus / shard.name, _name(shard), self._size(shard))
         try:
-            return _Copy(where, shard, f"{self.corpus / shard.name} (copy {where})", self.cache)
+            return _Copy(str(where), shard, f"{self.corpus / shard.name} (copy {where})", self.cache)
         except RunError:
             self.cache.discard(_name(shard))
             raise
 
-    def check_room(self) -> None:
-        """UserError where the corpus is larger than the cache."""
-        self.cache.check_room(self.corpus, sum(self._size(shard) for shard in self.shards))
-
     def bring(self, first: int = 0) -> None:
-        """Copy all shards, from number `first` on and round: first those that no other process is at."""
-        self.check_room()
+        """Copy all shards, from number `first` on and round: first those that no other process is at.
+
+        Nothing where they do not fit.
+        """
+        if not self.fit:
+            return
         at = first % max(1, len(self.shards))
         order = [*self.shards[at:], *self.shards[:at]]
         for wait in (False, True):
@@ -58,8 +72,8 @@ class Copies:
 class _Copy(ShardFile):
     """A shard file that is given up where it is damaged."""
 
-    def __init__(self, path: object, shard: Shard, name: str, cache: Cache) -> None:
-        super().__init__(str(path), shard.digest, name)
+    def __init__(self, path: str, shard: Shard, name: str, cache: Cache) -> None:
+        super().__init__(path, shard.digest, name)
         self._discard = functools.partial(cache.discard, _name(shard))
 
     def check_chunk(self, buffer: str, number: int) -> None:

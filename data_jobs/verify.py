@@ -12,6 +12,7 @@ from cluster import places
 from cluster.errors import RunError, UserError, run_command
 from data_jobs.corpus import Corpus
 from data_jobs.manifest import Shard, read_index, read_manifest
+from data_jobs.shards import ShardFile
 
 
 def problems(corpus: Corpus, quiet: bool = False) -> Iterator[str]:
@@ -29,7 +30,11 @@ def problems(corpus: Corpus, quiet: bool = False) -> Iterator[str]:
 def _shard_problems(corpus: Corpus, shard: Shard) -> Iterator[str]:
     width = corpus.token_width
     try:
-        file = corpus.open(shard)
+        file = (
+            corpus.copies.open_copy(shard)
+            if corpus.copies
+            else ShardFile(str(corpus.path / shard.name), shard.digest)
+        )
     except RunError as error:
         yield str(error)
         return

@@ -36,8 +36,6 @@ def main(argv: list[str]) -> int:
     corpus_path = settings.corpus or recipe.out("corpus")
     cache = recipe.get(ClusterSettings).cache
     corpus = open_corpus(corpus_path, "read", cache)  # the workers check what they read
-    if corpus.copies and recipe.get(ClusterSettings).cache_bytes:  # else it hangs on each machine's disk
-        corpus.copies.check_room()
     model, vocab_size, start = _model(recipe, settings.start_from, run, corpus.tokenizer)
     facts = {
         "path": str(places.absolute(corpus_path)),

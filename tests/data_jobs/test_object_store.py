@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from cluster import places
 from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath
-from data_jobs import open_corpus
+from data_jobs import open_corpus, shard_ranges
+from data_jobs.corpus import FarTokenStream
 from data_jobs.prepare import main
 from data_jobs.verify import main as verify
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
@@ -80,10 +82,57 @@ def test_verify(remote: ObjectPath, monkeypatch: pytest.MonkeyPatch, tmp_path: P
         verify([str(remote)])
 
 
-def test_one_that_is_larger_than_the_cache_is_refused(remote: ObjectPath, tmp_path: Path) -> None:
-    corpus = open_corpus(remote, "read", Cache(tmp_path, 1000))
-    with pytest.raises(UserError, match=rf"{remote}: .* bytes, .*cluster\.cache_bytes"):
-        corpus.bring()
+def test_one_that_is_larger_than_the_cache_is_read_by_chunk(
+    s3: S3, remote: ObjectPath, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order the same values; never more on disk than is allowed; a chunk in use is fetched once."""
+    monkeypatch.setattr(shard_ranges, "KEPT", 2)
+    here = open_corpus(corpus_folder)
+    most = sum(remote.sizes()[shard.name] for shard in here.shards) // 3
+    there = open_corpus(remote, None, Cache(tmp_path, most))
+    there.bring()
+    assert not list(tmp_path.rglob("*.arrow"))
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        ours, theirs = here.stream("docs", split), there.stream("docs", split)
+        for _ in range(60):
+            start, stop = sorted(draw.integers(0, ours.tokens + 1, 2).tolist())
+            assert np.array_equal(ours.read(start, stop), theirs.read(start, stop))
+            assert np.array_equal(ours.document_bounds(start, stop), theirs.document_bounds(start, stop))
+            assert np.array_equal(ours.sentence_ends(start, stop), theirs.sentence_ends(start, stop))
+            used = sum(file.stat().st_size for file in tmp_path.rglob("chunks/*/*"))
+            assert 0 < used <= most
+        s3.log()
+        for _ in range(3):
+            theirs.read(0, 9)
+        assert len(s3.log()) <= 1
+    shard = next(shard for shard in there.shards if shard.split == "val")
+    stream = open_corpus(remote, "read", Cache(tmp_path / "other", most)).stream("docs", "val")
+    good = (remote / shard.name).read_bytes()
+    bad = good[: shard.values_at] + bytes([good[shard.values_at] ^ 1]) + good[shard.values_at + 1 :]
+    places.write_bytes(remote / shard.name, bad)
+    with pytest.raises(RunError, match=f"{remote / shard.name}: bytes .* are damaged"):
+        stream.read(0, 9)
+    places.write_bytes(remote / shard.name, b"no shard" * 1000)
+    with pytest.raises(RunError, match=f"{remote / shard.name}"):
+        open_corpus(remote, "read", Cache(tmp_path / "third", most)).stream("docs", "val").read(0, 9)
+
+
+def test_what_is_expected_is_there_when_it_is_read(s3: S3, remote: ObjectPath, tmp_path: Path) -> None:
+    corpus = open_corpus(remote, "read", Cache(tmp_path, 100_000_000))
+    assert corpus.copies is not None
+    corpus.copies.fit = False  # type: ignore[misc]
+    stream = corpus.stream("docs", "train")
+    assert isinstance(stream, FarTokenStream)
+    stream.expect(0, stream.tokens)
+    deadline = time.monotonic() + 10
+    while len(list(tmp_path.rglob("chunks/*/*"))) < len(stream._shards):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.1)
+    s3.log()
+    stream.read(0, stream.tokens)
+    assert s3.log() == []
 
 
 def test_prepare_writes_there(
