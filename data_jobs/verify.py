@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data_jobs.verify", description="Check every digest of a corpus."
     )
-    parser.add_argument("corpus", metavar="CORPUS", help="a corpus folder")
+    parser.add_argument("corpus", metavar="CORPUS", help="a corpus folder; a path or s3://bucket/name")
     parser.add_argument("--json", action="store_true", help="print {corpus_id, shards, problems} as JSON")
     try:
         options = parser.parse_args(argv)

@@ -65,9 +65,15 @@ def _bytes(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llm.export", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "run", metavar="RUN", help="a run folder, one of its checkpoints, or an imported model"
+        "run",
+        metavar="RUN",
+        help="a run folder, one of its checkpoints, or an imported model; a path or s3://bucket/name",
     )
-    parser.add_argument("out", metavar="OUT", help="where the files are written: a new or an empty folder")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help="where the files are written: a new or an empty folder; a path or s3://bucket/name",
+    )
     parser.add_argument(
         "--shard-size", type=_bytes, default="5GB", help="most bytes of one file of weights (default 5GB)"
     )

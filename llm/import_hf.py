@@ -48,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "folder", metavar="DIR", help="a folder with config.json, safetensors and the tokenizer's files"
     )
-    parser.add_argument("out", metavar="OUT", help="where the model is written: a new or an empty folder")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help="where the model is written: a new or an empty folder; a path or s3://bucket/name",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
 

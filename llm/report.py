@@ -19,7 +19,10 @@ def main(argv: list[str]) -> int:
         "network. For a run, report.json beside it holds the same numbers.",
     )
     parser.add_argument(
-        "folder", metavar="RUN_OR_CORPUS", type=places.at, help="a run folder or a corpus folder"
+        "folder",
+        metavar="RUN_OR_CORPUS",
+        type=places.at,
+        help="a run folder or a corpus folder; a path or s3://bucket/name",
     )
     print(write_report(parser.parse_args(argv).folder))
     return 0

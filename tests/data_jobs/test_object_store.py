@@ -153,7 +153,7 @@ def test_prepare_writes_there(
 
     def cut_short(self: ObjectPath, file: Path) -> None:
         sent.append(file.name)
-        if len(sent) == 3:
+        if len(sent) == 5:
             raise places.PlaceError(str(self), "writing failed on purpose")
         write_file(self, file)
 
