@@ -2,8 +2,8 @@
 
 `python -m tests.object_store` says its address on stdout, and ends with its standard input. The failures
 take turns: status 500, status 503, the connection dropped before anything is done, and dropped after it was
-done, so that the answer is lost. `GET /_faults?every=20` sets how many (0: none); `GET /_log` gives the
-requests, and forgets them.
+done, so that the answer is lost. `GET /_faults?every=20` sets how many (0: none), `GET /_next?fault=503` what
+the next PUT comes to; `GET /_log` gives the requests, and forgets them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -44,6 +45,10 @@ class S3:
     def fail(self, every: int) -> int:
         """From now on; returns how many requests have failed before."""
         return int(self._get(f"_faults?every={every}"))
+
+    def fail_next_put(self, fault: str) -> None:
+        """One of FAULTS."""
+        self._get(f"_next?fault={urllib.parse.quote(fault)}")
 
     @contextlib.contextmanager
     def failing(self, every: int) -> Iterator[None]:
@@ -89,18 +94,21 @@ class _Failing:
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self.app, self.every, self.requests, self.failed = app, 0, 0, 0
+        self.next_put = ""
         self.log: list[tuple[str, str, str]] = []
         self.lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path in ("/_faults", "/_log"):
+        if path in ("/_faults", "/_next", "/_log"):
             return self._control(path, environ["QUERY_STRING"], start_response)
         with self.lock:
             self.log.append((environ["REQUEST_METHOD"], path, environ.get("HTTP_RANGE", "")))
             self.requests += 1
             fault = ""
-            if self.every and self.requests % self.every == 0:
+            if self.next_put and environ["REQUEST_METHOD"] == "PUT":
+                fault, self.next_put = self.next_put, ""
+            elif self.every and self.requests % self.every == 0:
                 fault = FAULTS[self.failed % len(FAULTS)]
                 self.failed += 1
         if not fault:
@@ -119,6 +127,8 @@ class _Failing:
             if path == "/_faults":
                 self.every = int(query.partition("=")[2])
                 text = str(self.failed)
+            elif path == "/_next":
+                text = self.next_put = urllib.parse.unquote(query.partition("=")[2])
             else:
                 text, self.log = json.dumps(self.log), []
         start_response("200 OK", [("Content-Length", str(len(text)))])

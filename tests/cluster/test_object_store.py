@@ -12,7 +12,7 @@ from cluster import object_store, places
 from cluster.errors import RunError, UserError
 from cluster.object_store import ObjectPath
 from cluster.places import Place, PlaceError
-from tests.object_store import S3
+from tests.object_store import FAULTS, S3
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +121,30 @@ def test_faults_are_tried_again(s3: S3, bucket: str, every: int, times: int) -> 
         assert len(list(place.iterdir())) == times + 2
         places.delete_tree(place / "once")
     assert not (place / "once").exists()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_creation_whose_answer_is_lost_is_known_for_ones_own(s3: S3, bucket: str, fault: str) -> None:
+    """obstore does not try a creation again by itself: that the object is there may be its own doing."""
+    for number, data in enumerate((b"mine", b"other")):
+        s3.fail_next_put(fault)
+        assert places.create(places.at(f"{bucket}/x"), data) == (number == 0)
+    assert places.at(f"{bucket}/x").read_bytes() == b"mine"
+
+
+def test_an_outage_that_outlasts_the_tries_of_obstore(
+    s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole operation is tried again after a pause; here the store is well again by then."""
+
+    class Pause:
+        def wait(self, seconds: float) -> None:
+            s3.fail(0)
+
+    monkeypatch.setattr(object_store, "_pause", Pause())
+    s3.fail(1)
+    assert places.write_with(places.at(f"{bucket}/x"), lambda sink: sink.write(b"abc"), 3)
+    assert places.at(f"{bucket}/x").read_bytes() == b"abc"
 
 
 def test_what_stays_away_is_named(
