@@ -2,7 +2,8 @@
 
 The lease is a row of files `.lease/{generation}.json`, of which the highest counts. To take it is to create
 the next one, which only one can; to renew it is to write one's own again. Nothing is locked, clocks of two
-machines are never compared, and generations only grow.
+machines are never compared, and generations only grow. In an object store the file is made by a PUT that only
+goes through where there is no such object.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from cluster import places
 from cluster.errors import RunError, UserError
+from cluster.places import Place
 
 FOLDER = ".lease"
 RENEW_SECONDS = 5.0
@@ -73,7 +73,7 @@ class Pass:
 
     def check(self) -> None:
         """Superseded where another holds the lease. Opens files, since listings are cached on NFS."""
-        folder = Path(self.folder)
+        folder = places.at(self.folder)
         with contextlib.suppress(FileNotFoundError):
             own = _read(folder, self.generation)
             if own.token == self.token and _newest(folder) == self.generation:
@@ -84,7 +84,7 @@ class Pass:
 class Lease:
     """Held by this process, and renewed by a thread of it until `release`."""
 
-    def __init__(self, folder: Path, holder: Holder) -> None:
+    def __init__(self, folder: Place, holder: Holder) -> None:
         self.folder, self.holder = folder, holder
         self.lost = threading.Event()
         """Set when another was found to hold it."""
@@ -107,12 +107,16 @@ class Lease:
         """The work is over. A folder in which nothing was made is left as it was before."""
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(Superseded):
+        try:
             self.of_workers.check()
             if [child.name for child in self.folder.iterdir()] == [FOLDER]:
-                shutil.rmtree(self.folder)
+                places.delete_tree(self.folder)
             else:
                 self._write(replace(self.holder, released=True))
+        except Superseded:
+            pass
+        except places.PlaceError as error:  # the next start waits a while, no more
+            print(f"warning: lease not given back: {error}", file=sys.stderr, flush=True)
 
     def _renew(self) -> None:
         renewals = 0
@@ -132,7 +136,7 @@ class Lease:
 
 
 def hold(
-    folder: Path,
+    folder: Place,
     job: str | None = None,
     has_ended: Callable[[str], bool] = lambda job: False,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
@@ -169,7 +173,7 @@ def hold(
         return Lease(folder, holder)
 
 
-def read(folder: Path) -> Holder | None:
+def read(folder: Place) -> Holder | None:
     """Who has the lease, or had it last; None where nobody ever had."""
     while (number := _newest(folder)) is not None:
         with contextlib.suppress(FileNotFoundError):  # taken over at this moment
@@ -177,11 +181,11 @@ def read(folder: Path) -> Holder | None:
     return None
 
 
-def _is_silent(folder: Path, there: Holder, say: Callable[[str], None]) -> bool:
+def _is_silent(folder: Place, there: Holder, say: Callable[[str], None]) -> bool:
     """Watch a holder until it renews (False), or has not for EXPIRED_SECONDS, or is gone (True)."""
     since, told = time.monotonic(), 0.0
-    if there.is_here():  # one clock
-        age = max(time.time() - _file(folder, there.generation).stat().st_mtime, 0)
+    if there.is_here() and not places.is_remote(folder):  # one clock
+        age = max(time.time() - _file(folder, there.generation).stat().st_mtime_ns / 1e9, 0)
         if age < 2 * RENEW_SECONDS:
             return False
         since -= min(age, EXPIRED_SECONDS)
@@ -198,45 +202,34 @@ def _is_silent(folder: Path, there: Holder, say: Callable[[str], None]) -> bool:
     return True
 
 
-def _create(folder: Path, holder: Holder) -> bool:
+def _create(folder: Place, holder: Holder) -> bool:
     """Make the file of a generation with all it holds; False where it, or a later one, is there."""
     path = _file(folder, holder.generation)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, tmp = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(places.to_json(asdict(holder)))
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.link(tmp, path)
-    except FileExistsError:
+    if not places.create(path, places.to_json(asdict(holder))):
         return False
-    finally:
-        os.unlink(tmp)
-    places.sync_folder(path.parent)
     if _newest(folder) != holder.generation:  # whoever looked long ago comes too late
         path.unlink(missing_ok=True)
         return False
     return True
 
 
-def _file(folder: Path, generation: int) -> Path:
+def _file(folder: Place, generation: int) -> Place:
     return folder / FOLDER / f"{generation:06d}.json"
 
 
-def _generations(folder: Path) -> list[int]:
+def _generations(folder: Place) -> list[int]:
     try:
-        names = os.listdir(folder / FOLDER)
+        names = [child.name for child in (folder / FOLDER).iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [int(match[1]) for name in names if (match := _NAME.fullmatch(name))]
 
 
-def _newest(folder: Path) -> int | None:
+def _newest(folder: Place) -> int | None:
     return max(_generations(folder), default=None)
 
 
-def _read(folder: Path, generation: int) -> Holder:
+def _read(folder: Place, generation: int) -> Holder:
     path = _file(folder, generation)
     try:
         return Holder(**json.loads(path.read_bytes()))

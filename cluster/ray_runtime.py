@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ray
 
+from cluster import places
 from cluster.errors import UserError
 from cluster.recipe import ROOT
 from cluster.settings import ClusterSettings
@@ -86,10 +87,20 @@ def is_many_nodes() -> bool:
 
 def check_output_place(path: str, key: str) -> None:
     """UserError for a relative path in a job over several nodes: each would write to its own folder."""
-    if not Path(path).is_absolute() and is_many_nodes():
+    place = places.at(path)
+    if isinstance(place, Path) and not place.is_absolute() and is_many_nodes():
         raise UserError(
             f"{key}: '{path}' is relative, and this job runs on several nodes: set --{key} to an absolute "
-            "path on storage that every node shares"
+            "path on storage that every node shares, or to s3://bucket/name"
+        )
+
+
+def check_one_node(path: str, key: str) -> None:
+    """UserError for an object store in a job over several nodes, where the work goes through one's disk."""
+    if places.is_remote(path) and is_many_nodes():
+        raise UserError(
+            f"{key}: {path} is written by way of one machine's disk, and this job runs on several nodes: set "
+            f"--{key} to an absolute path on storage that every node shares, and copy the folder from there"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster.cache import Cache
 from cluster.fields import Settings, free
 
 
@@ -14,6 +15,19 @@ class ClusterSettings(Settings):
     num_cpus: int | None = free(
         None, "CPUs that Ray may use when it is started on this machine (default: all)", ge=1
     )
+    cache_dir: str | None = free(
+        None, "folder on a disk of each machine for what is read from an object store (default: manta in "
+        "XDG_CACHE_HOME, which is ~/.cache)"
+    )  # fmt: skip
+    cache_bytes: int | None = free(
+        None, "most that this folder may hold; what was not used for longest goes first (default: half of "
+        "what the disk has)", ge=1
+    )  # fmt: skip
+
+    @property
+    def cache(self) -> Cache:
+        """Copies of remote files on this machine."""
+        return Cache(self.cache_dir, self.cache_bytes)
 
 
 SECTIONS = {"cluster": ClusterSettings}

@@ -13,15 +13,18 @@ result enter by `open_corpus`.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from cluster.cache import Cache
+    from cluster.places import Place
     from data_jobs.corpus import Corpus
 
 
-def open_corpus(path: str | Path, verify: Literal["start", "read"] | None = None) -> Corpus:
+def open_corpus(
+    path: str | Place, verify: Literal["start", "read"] | None = None, cache: Cache | None = None
+) -> Corpus:
     """Open a corpus folder; see `data_jobs.corpus.open_corpus`. (Imported late: settings need no Arrow.)"""
     from data_jobs.corpus import open_corpus as open_it
 
-    return open_it(path, verify)
+    return open_it(path, verify, cache)

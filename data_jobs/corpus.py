@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from cluster import places
+from cluster.cache import Cache
 from cluster.errors import RunError, UserError
+from cluster.places import Place
 from data_jobs.digests import CHUNK_BYTES
 from data_jobs.manifest import TOKENIZER, Shard, read_index, read_manifest
+from data_jobs.shard_copies import Copies
+from data_jobs.shard_ranges import RangedBuffer, RangedShard
 from data_jobs.shards import ShardFile
 from data_jobs.tokenizer import MODEL_FILE, Tokenizer, load_tokenizer
 
@@ -21,32 +25,33 @@ _VERIFY_AT_START_BYTES = 2 << 30
 _NONE = np.zeros(0, np.int64)
 
 
-def open_corpus(path: str | Path, verify: Verify | None = None) -> Corpus:
-    """Open a corpus folder.
+def open_corpus(path: str | Place, verify: Verify | None = None, cache: Cache | None = None) -> Corpus:
+    """Open a corpus folder; of one in an object store each shard is copied to `cache` when it is first read.
 
     `verify`: when the digests of a shard's chunks are checked, all at 'start' or each at its first 'read'; by
     default at the start up to 2 GiB of tokens, else at the read. Raises UserError where the folder is not a
     corpus, RunError where a file is missing or damaged.
     """
     manifest = read_manifest(path)
-    corpus = Corpus(Path(path), manifest, read_index(path, manifest))
-    if verify is None:
-        size = sum(shard.tokens for shard in corpus.shards) * corpus.token_width
-        verify = "start" if size <= _VERIFY_AT_START_BYTES else "read"
-    if verify == "start":
-        corpus.check()
+    corpus = Corpus(places.at(path), manifest, read_index(path, manifest), cache)
+    corpus.check_when(verify)
     return corpus
 
 
 class Corpus:
     """A corpus folder; see `open_corpus`."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any], shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, path: Place, manifest: dict[str, Any], shards: Sequence[Shard], cache: Cache | None = None
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.corpus_id: str = manifest["corpus_id"]
         self.token_width: int = manifest["token_width"]
         self.shards = list(shards)
+        self.copies = (
+            Copies(path, self.shards, cache or Cache()) if isinstance(path, places.ObjectPath) else None
+        )
         self._streams: dict[tuple[str, str], TokenStream] = {}
 
     @functools.cached_property
@@ -74,8 +79,34 @@ class Corpus:
                 raise UserError(
                     f"{self.path}: no source '{source}' with documents in '{split}' (there: {there})"
                 )
-            self._streams[source, split] = TokenStream(self.path, own, self.token_width)
+            opened = [_OpenShard(self.open, shard, self.token_width) for shard in own]
+            kind = FarTokenStream if self.copies and not self.copies.fit else TokenStream
+            self._streams[source, split] = kind(opened, own, self.token_width)
         return self._streams[source, split]
+
+    def open(self, shard: Shard) -> ShardFile | RangedShard:
+        """A shard's file, here, as a copy, or by ranges. RunError where it is not the one of the index."""
+        if self.copies:
+            return self.copies.open(shard)
+        return ShardFile(self.path / shard.name, shard.digest)  # type: ignore[arg-type]
+
+    def bring(self, first: int = 0) -> None:
+        """Copy all shards of a remote corpus here now, if they fit, from number `first` on and round.
+
+        Processes of one machine that begin at different ones share the work.
+        """
+        if self.copies:
+            self.copies.bring(first)
+
+    def check_when(self, verify: Verify | None) -> None:
+        """Check all at the start, if that is wanted; see `open_corpus`."""
+        if self.copies and not self.copies.fit:
+            return  # each chunk is checked when it is fetched
+        if verify is None:
+            size = sum(shard.tokens for shard in self.shards) * self.token_width
+            verify = "start" if size <= _VERIFY_AT_START_BYTES else "read"
+        if verify == "start":
+            self.check()
 
     def check(self) -> None:
         """Check every chunk of every shard."""
@@ -87,14 +118,14 @@ class Corpus:
 class TokenStream:
     """All tokens of one source and split as one array, in shard order; each document ends with eos."""
 
-    def __init__(self, folder: Path, shards: Sequence[Shard], width: int) -> None:
+    def __init__(self, opened: Sequence[_OpenShard], shards: Sequence[Shard], width: int) -> None:
         self.width = width
         """Bytes a token."""
         self.tokens = sum(shard.tokens for shard in shards)
         self.documents = sum(shard.documents for shard in shards)
         self.bytes = sum(shard.bytes for shard in shards)
         """UTF-8 bytes of the cleaned text."""
-        self._shards = [_OpenShard(folder, shard, width) for shard in shards]
+        self._shards = list(opened)
         self._starts = np.cumsum([0, *(shard.tokens for shard in shards)])
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -152,30 +183,41 @@ class TokenStream:
             yield self._shards[number], base, max(start, base) - base, min(stop, end) - base
 
 
+class FarTokenStream(TokenStream):
+    """The tokens of a corpus that is larger than the cache."""
+
+    def expect(self, start: int, stop: int) -> None:
+        """Say that tokens [start, stop) will be read: they are fetched meanwhile."""
+        for shard, _, first, last in self._parts(start, stop):
+            shard.expect(first, last)
+
+
 class _OpenShard:
     """A shard file, opened and checked when it is first read."""
 
-    def __init__(self, folder: Path, shard: Shard, width: int) -> None:
-        self._path, self._shard, self._width = folder / shard.name, shard, width
-        self._buffers: dict[str, _Buffer] = {}
+    def __init__(
+        self, open_file: Callable[[Shard], ShardFile | RangedShard], shard: Shard, width: int
+    ) -> None:
+        self._open, self._shard, self._width = open_file, shard, width
+        self._buffers: dict[str, _Buffer | RangedBuffer] = {}
 
     @functools.cached_property
-    def _file(self) -> ShardFile:
-        file = ShardFile(self._path, self._shard.digest)
+    def _file(self) -> ShardFile | RangedShard:
+        file = self._open(self._shard)
         at, _, size = file.buffers["tokens.values"]
         if at != self._shard.values_at or size != self._shard.tokens * self._width:
             raise RunError(
-                f"{self._path}: damaged, {size} bytes of tokens at {at}; the index says "
+                f"{file.name}: damaged, {size} bytes of tokens at {at}; the index says "
                 f"{self._shard.tokens * self._width} at {self._shard.values_at}"
             )
         return file
 
     @functools.cached_property
     def _bytes(self) -> npt.NDArray[np.uint8]:
-        return np.memmap(self._file.path, np.uint8, "r")
+        return np.memmap(str(self._file.path), np.uint8, "r")
 
     @property
-    def tokens(self) -> _Buffer:
+    def tokens(self) -> _Buffer | RangedBuffer:
         """All tokens."""
         return self._buffer("tokens.values")
 
@@ -194,10 +236,15 @@ class _OpenShard:
         inside = self._buffer("sentence_ends.values").read(int(lists[0]), int(lists[-1]))
         return np.repeat(begins, np.diff(lists)) + inside
 
+    def expect(self, start: int, stop: int) -> None:
+        if isinstance(self.tokens, RangedBuffer):
+            self.tokens.expect(start, stop)
+
     def check(self) -> None:
         self._file.check()
         for name in ("tokens.values", "tokens.offsets", "sentence_ends.values", "sentence_ends.offsets"):
-            self._buffer(name).checked[:] = True
+            if isinstance(buffer := self._buffer(name), _Buffer):
+                buffer.checked[:] = True
 
     def _documents(self, start: int, stop: int) -> tuple[int, int]:
         first, last = np.searchsorted(self._offsets("tokens")[:-1], [start, stop])
@@ -206,12 +253,16 @@ class _OpenShard:
     def _offsets(self, column: str) -> npt.NDArray[np.int64]:
         return self._buffer(f"{column}.offsets").read(0, self._shard.documents + 1)
 
-    def _buffer(self, name: str) -> _Buffer:
+    def _buffer(self, name: str) -> _Buffer | RangedBuffer:
         if name not in self._buffers:
             at, chunks, size = self._file.buffers[name]
             kinds = {"tokens.values": _dtype(self._width), "sentence_ends.values": np.dtype("<u4")}
-            values = self._bytes[at : at + size].view(kinds.get(name, "<i8"))
-            self._buffers[name] = _Buffer(self._file, name, values, len(chunks))
+            kind = kinds.get(name, np.dtype("<i8"))
+            if isinstance(self._file, RangedShard):
+                self._buffers[name] = RangedBuffer(self._file, name, kind)
+            else:
+                values = self._bytes[at : at + size].view(kind)
+                self._buffers[name] = _Buffer(self._file, name, values, len(chunks))
         return self._buffers[name]
 
 

@@ -9,13 +9,13 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from cluster import places
 from cluster.errors import RunError, UserError
-from cluster.places import to_json
+from cluster.places import Place, to_json
 from cluster.sealed import unseal
 from data_jobs.hashes import sha256
 
@@ -117,9 +117,9 @@ def _split_totals(source: str, shards: Sequence[Shard]) -> dict[str, Any]:
     return totals
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Place) -> dict[str, Any]:
     """The manifest of a corpus folder. UserError where there is none, RunError where it is damaged."""
-    path = Path(folder) / MANIFEST
+    path = places.at(folder) / MANIFEST
     try:
         data = path.read_bytes()
         manifest: dict[str, Any] = json.loads(data)
@@ -144,9 +144,9 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise RunError(f"{path}: damaged, {error}") from None
 
 
-def read_index(folder: str | Path, manifest: dict[str, Any]) -> list[Shard]:
+def read_index(folder: str | Place, manifest: dict[str, Any]) -> list[Shard]:
     """The rows of the index, after its digest was checked against the manifest's."""
-    path = Path(folder) / INDEX
+    path = places.at(folder) / INDEX
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -155,5 +155,5 @@ def read_index(folder: str | Path, manifest: dict[str, Any]) -> list[Shard]:
         raise RunError(f"{path}: damaged, digest {sha256(data)}, the manifest says {manifest['index']}")
     shards = [Shard(**row) for row in pa.ipc.open_file(pa.BufferReader(data)).read_all().to_pylist()]
     if corpus_id(manifest["tokenizer"]["fingerprint"], shards) != manifest["corpus_id"]:
-        raise RunError(f"{Path(folder) / MANIFEST}: damaged, corpus_id does not follow from the index")
+        raise RunError(f"{places.at(folder) / MANIFEST}: damaged, corpus_id does not follow from the index")
     return shards

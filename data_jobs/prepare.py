@@ -12,12 +12,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cluster import places
 from cluster.errors import UserError, run_command
+from cluster.places import ObjectPath, Place
 from cluster.recipe import read_command
 from cluster.settings import ClusterSettings
 from data_jobs import state
+from data_jobs.hashes import sha256
 from data_jobs.inputs import InputFile, list_files
-from data_jobs.manifest import SPLITS, read_manifest
+from data_jobs.manifest import MANIFEST, SPLITS, read_manifest
 from data_jobs.pipeline import Build
 from data_jobs.ray_splits import RayRunner
 from data_jobs.settings import CorpusSettings, fixed_settings
@@ -32,35 +35,59 @@ def main(argv: list[str]) -> int:
     """Entry of the command."""
     recipe = read_command("python -m data_jobs.prepare", DESCRIPTION, argv, _add_options)
     settings = recipe.need(CorpusSettings)
-    out = Path(recipe.out("corpus"))
+    cluster, place = recipe.get(ClusterSettings), places.at(recipe.out("corpus"))
+    out = _scratch(place, cluster) if isinstance(place, ObjectPath) else place
     quiet: bool = recipe.options.json
     if not settings.sources:
         raise UserError(f"{recipe.path}: corpus.sources is empty: give at least one {{name, path, format}}")
     files = list_files(settings.sources)
     if recipe.options.fresh:
+        state.clear(place)
         state.clear(out)
-    found = state.look(out, fixed_settings(settings), files, settings.sources)
-    if found == "finished":
-        manifest = read_manifest(out)
-        state.clear_scratch(out)
-        _say(quiet, f"{out}: is there already, made of the same input by the same settings; nothing to do")
+    fixed = fixed_settings(settings)
+    # On the way to an object store only the scratch is looked at, once there is any: half of it may be sent.
+    begun = out is not place and out.exists() and not (place / MANIFEST).exists()
+    found = state.look(out if begun else place, fixed, files, settings.sources)
+    if found == "finished" and not begun:
+        manifest = read_manifest(place)
+        state.clear_scratch(place)
+        if out is not place:
+            places.delete_tree(out)
+        _say(quiet, f"{place}: is there already, made of the same input by the same settings; nothing to do")
     else:
         if found == "unfinished":
-            _say(quiet, f"{out}: going on with what was begun")
-        manifest = _build(settings, recipe.get(ClusterSettings), out, files, quiet)
-    _say(quiet, _summary(out, manifest))
+            _say(quiet, f"{place}: going on with what was begun")
+        if begun and found == "finished":
+            manifest = read_manifest(out)
+        else:
+            manifest = _build(settings, cluster, out, place, files, quiet)
+        if isinstance(place, ObjectPath):
+            places.send_folder(out, place, MANIFEST)
+            places.delete_tree(out)
+    _say(quiet, _summary(place, manifest))
     if quiet:
-        print(json.dumps({"path": str(out), **_figures(manifest)}))
+        print(json.dumps({"path": str(place), **_figures(manifest)}))
     return 0
 
 
+def _scratch(place: ObjectPath, cluster: ClusterSettings) -> Path:
+    """Where the corpus is made that is then sent to an object store."""
+    return cluster.cache.folder / "prepare" / f"{place.name}-{sha256(str(place).encode())[:16]}"
+
+
 def _build(
-    settings: CorpusSettings, cluster: ClusterSettings, out: Path, files: Sequence[InputFile], quiet: bool
+    settings: CorpusSettings,
+    cluster: ClusterSettings,
+    out: Path,
+    place: Place,
+    files: Sequence[InputFile],
+    quiet: bool,
 ) -> dict[str, Any]:
+    """Make the corpus in `out`, for a place that may be another."""
     with Progress(quiet) as progress:
         started = time.monotonic()
         progress("start Ray", 0, 1)
-        with RayRunner(cluster, str(out)) as runner:
+        with RayRunner(cluster, str(place)) as runner:
             progress("start Ray", 1, 1)
             seconds = {"start Ray": round(time.monotonic() - started, 3)}
             return Build(settings, out.absolute(), files, runner, progress, seconds).run()
@@ -122,7 +149,7 @@ def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _summary(out: Path, manifest: dict[str, Any]) -> str:
+def _summary(out: Place, manifest: dict[str, Any]) -> str:
     documents, size = manifest["counts"]["documents"], manifest["counts"]["bytes"]
     totals = [totals for source in manifest["sources"] for totals in source["splits"].values()]
     tokens = sum(split["tokens"] for split in totals)

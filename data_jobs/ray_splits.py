@@ -28,11 +28,12 @@ class RayRunner:
         self._session = ExitStack()
 
     def __enter__(self) -> RayRunner:
-        from cluster.ray_runtime import check_output_place, ray_session
+        from cluster.ray_runtime import check_one_node, check_output_place, ray_session
 
         with ExitStack() as session:
             session.enter_context(ray_session(self._cluster))
             check_output_place(self._out, "corpus.out")
+            check_one_node(self._out, "corpus.out")
             self._session = session.pop_all()
         return self
 

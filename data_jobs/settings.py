@@ -73,7 +73,7 @@ class TokenizerSettings(Settings):
 class CorpusSettings(Settings):
     """Raw files to corpus."""
 
-    out: str | None = free(None, "corpus folder (default runs/<recipe>/corpus)")
+    out: str | None = free(None, "corpus folder, or s3://bucket/name (default runs/<recipe>/corpus)")
     sources: list[SourceSettings] = identity([], "list of {name, path, format, ...}")
     clean: CleanSettings = CleanSettings()
     dedup: Literal["exact", "none"] = identity("exact", "exact: of equal texts in a source one is kept")

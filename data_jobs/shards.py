@@ -90,14 +90,18 @@ def write_shard(
 class ShardFile:
     """A shard file, memory-mapped. Raises RunError where it is not a whole shard."""
 
-    def __init__(self, path: str | Path, digest: str | None = None) -> None:
-        """`digest`: what the index says; a header that differs is refused before anything is read by it."""
+    def __init__(self, path: str | Path, digest: str | None = None, name: str | None = None) -> None:
+        """`digest`: what the index says; a header that differs is refused before anything is read by it.
+
+        `name`: how it is called where something is wrong with it, if it is the copy of a remote file.
+        """
         self.path = Path(path)
+        self.name = name or str(path)
         try:
             with open(path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise RunError(f"{path}: the shard cannot be opened: {error}") from None
+            raise RunError(f"{self.name}: the shard cannot be opened: {error}") from None
         whole = pa.py_buffer(self._map)
         try:
             reader = pa.ipc.open_file(pa.BufferReader(whole))
@@ -108,12 +112,14 @@ class ShardFile:
                 self.buffers = self._find_buffers(whole.address)
             batches = reader.num_record_batches
         except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
-            raise RunError(f"{path}: damaged shard, its header cannot be read ({error})") from None
+            raise RunError(f"{self.name}: damaged shard, its header cannot be read ({error})") from None
         if digest is not None and digest != self.digest:
-            raise RunError(f"{path}: damaged shard, header digest {self.digest}, the index says {digest}")
+            raise RunError(
+                f"{self.name}: damaged shard, header digest {self.digest}, the index says {digest}"
+            )
         rows, schema = self.header["rows"], self.header["schema"]
         if batches != 1 or self.batch.num_rows != rows or _schema_words(self.batch.schema) != schema:
-            raise RunError(f"{path}: damaged shard, its columns are not those of its header")
+            raise RunError(f"{self.name}: damaged shard, its columns are not those of its header")
 
     def _find_buffers(self, base: int) -> dict[str, tuple[int, list[str], int]]:
         """Buffer name to (byte offset in the file, chunk digests, bytes)."""
@@ -140,7 +146,7 @@ class ShardFile:
         found = chunk_digest(self._map[start:stop])
         if found != chunks[number]:
             raise RunError(
-                f"{self.path}: {buffer} chunk {number} (bytes {start:,} to {stop:,}) is damaged: "
+                f"{self.name}: {buffer} chunk {number} (bytes {start:,} to {stop:,}) is damaged: "
                 f"digest {found}, written as {chunks[number]}"
             )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.errors import UserError
-from cluster.places import sync_folder, write_json
+from cluster.places import ObjectPath, Place, delete_tree, sync_folder, write_json
 from data_jobs.inputs import InputFile
 from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, read_manifest
 from data_jobs.raw_bytes import DamagedFile, Piece, Reading, read_blocks
@@ -29,7 +29,7 @@ State = Literal["new", "unfinished", "finished"]
 
 
 def look(
-    out: Path, fixed: dict[str, Any], files: Sequence[InputFile], sources: Sequence[SourceSettings]
+    out: Place, fixed: dict[str, Any], files: Sequence[InputFile], sources: Sequence[SourceSettings]
 ) -> State:
     """What is there; UserError where it was made from something else, with what differs and the ways out."""
     if (out / MANIFEST).exists():
@@ -59,8 +59,13 @@ def begin(out: Path, fixed: dict[str, Any]) -> Path:
     return work
 
 
-def clear(out: Path) -> None:
+def clear(out: Place) -> None:
     """`--fresh`: remove a corpus or what is there of one, the manifest first: no half of one stays."""
+    if isinstance(out, ObjectPath):
+        if all(child.name in OURS for child in out.iterdir()):
+            (out / MANIFEST).unlink(missing_ok=True)
+            delete_tree(out)
+        return
     if not (out / MANIFEST).exists() and not (out / FOLDER).exists():
         return
     (out / MANIFEST).unlink(missing_ok=True)
@@ -73,9 +78,9 @@ def clear(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def clear_scratch(out: Path) -> None:
+def clear_scratch(out: Place) -> None:
     """Remove scratch that a finished corpus may still have, if its last moment was cut short."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    delete_tree(out / FOLDER)
 
 
 def write_input(
@@ -103,7 +108,7 @@ def write_input(
     write_json(out / INPUT, {"files": rows})
 
 
-def _refuse(out: Path, what: str, found: Sequence[str]) -> None:
+def _refuse(out: Place, what: str, found: Sequence[str]) -> None:
     if found:
         more = f"\n  ... and {len(found) - 10} more" if len(found) > 10 else ""
         raise UserError(
@@ -115,7 +120,9 @@ def _refuse(out: Path, what: str, found: Sequence[str]) -> None:
         )
 
 
-def _input_differences(out: Path, files: Sequence[InputFile], sources: Sequence[SourceSettings]) -> list[str]:
+def _input_differences(
+    out: Place, files: Sequence[InputFile], sources: Sequence[SourceSettings]
+) -> list[str]:
     """Files that came, went or changed: by size and time, and where those differ by what they hold."""
     try:
         old: list[dict[str, Any]] = json.loads((out / INPUT).read_bytes())["files"]

@@ -12,6 +12,7 @@ For every text that can be written in UTF-8, `decode(encode(text)) == text`:
 from __future__ import annotations
 
 import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cluster import places
 from cluster.errors import RunError, UserError
-from cluster.places import write_bytes
+from cluster.places import ObjectPath, Place
 from data_jobs.hashes import sha256
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ class Tokenizer(ABC):
         """Is the token one of the 256 bytes that spell what has no entry?"""
 
     @abstractmethod
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Place) -> None:
         """Write the files that `load_tokenizer` reads."""
 
     def encode(self, text: str) -> Ids:
@@ -190,9 +192,9 @@ class SentencePieceTokenizer(Tokenizer):
         of = self._processor
         return [(of.id_to_piece(token), of.get_score(token)) for token in range(self.vocab_size)]
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Place) -> None:
         """See `Tokenizer`."""
-        write_bytes(Path(folder) / MODEL_FILE, self._model)
+        places.write_bytes(places.at(folder) / MODEL_FILE, self._model)
 
     def __reduce__(self) -> tuple[type[SentencePieceTokenizer], tuple[bytes]]:
         return SentencePieceTokenizer, (self._model,)
@@ -210,13 +212,21 @@ def _units_are_apart(pieces: list[str]) -> bool:
     return fixed <= set(pieces) and not any(reaches.search(piece) for piece in pieces if piece not in fixed)
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
+def load_tokenizer(folder: str | Place) -> Tokenizer:
     """The tokenizer that a folder holds: ours, or one in Hugging Face's files."""
-    path = Path(folder) / MODEL_FILE
+    folder = places.at(folder)
+    if isinstance(folder, ObjectPath):
+        with tempfile.TemporaryDirectory() as copy:
+            places.fetch_folder(folder, Path(copy))
+            try:
+                return load_tokenizer(copy)
+            except (UserError, RunError) as error:
+                raise type(error)(str(error).replace(copy, str(folder))) from None
+    path = folder / MODEL_FILE
     if not path.is_file():
         from data_jobs.tokenizer_hf_folder import read_folder
 
-        return read_folder(Path(folder))
+        return read_folder(folder)
     try:
         return SentencePieceTokenizer(path.read_bytes())
     except (RuntimeError, ValueError) as error:

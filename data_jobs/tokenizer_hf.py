@@ -10,15 +10,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer as Backend
 
+from cluster import places
 from cluster.errors import UserError
-from cluster.places import to_json, write_bytes, write_json
+from cluster.places import Place, to_json, write_bytes, write_json
 from data_jobs.hashes import sha256
 from data_jobs.tokenizer import SPACE, SPECIALS, Ids, Tokenizer
 
@@ -138,11 +138,11 @@ class HuggingFaceTokenizer(Tokenizer):
         """See `Tokenizer`. In a byte-level vocabulary: bytes that are no character of their own."""
         return token in self._byte_ids
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Place) -> None:
         """See `Tokenizer`. transformers reads the folder, too."""
         definition, names, config = self._arguments
-        write_bytes(Path(folder) / TOKENIZER_FILE, definition.encode())
-        write_json(Path(folder) / CONFIG_FILE, config | {f"{name}_token": names[name] for name in names})
+        write_bytes(places.at(folder) / TOKENIZER_FILE, definition.encode())
+        write_json(places.at(folder) / CONFIG_FILE, config | {f"{name}_token": names[name] for name in names})
 
     def __reduce__(self) -> tuple[type[HuggingFaceTokenizer], tuple[str, dict[str, str], dict[str, Any]]]:
         return HuggingFaceTokenizer, self._arguments

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from tqdm import tqdm
 
+from cluster import places
 from cluster.errors import RunError, UserError, run_command
 from data_jobs.corpus import Corpus
 from data_jobs.manifest import Shard, read_index, read_manifest
@@ -18,22 +18,29 @@ from data_jobs.shards import ShardFile
 def problems(corpus: Corpus, quiet: bool = False) -> Iterator[str]:
     """Everything that is not as it was written, in words; goes on after each."""
     for shard in tqdm(corpus.shards, unit="shard", disable=True if quiet else None):
-        yield from _shard_problems(corpus.path, shard, corpus.token_width)
+        yield from _shard_problems(corpus, shard)
+        if corpus.copies:
+            corpus.copies.release(shard)
     try:
         _ = corpus.tokenizer
     except (RunError, UserError) as error:
         yield str(error)
 
 
-def _shard_problems(folder: Path, shard: Shard, width: int) -> Iterator[str]:
+def _shard_problems(corpus: Corpus, shard: Shard) -> Iterator[str]:
+    width = corpus.token_width
     try:
-        file = ShardFile(folder / shard.name, shard.digest)
+        file = (
+            corpus.copies.open_copy(shard)
+            if corpus.copies
+            else ShardFile(str(corpus.path / shard.name), shard.digest)
+        )
     except RunError as error:
         yield str(error)
         return
     at, _, size = file.buffers["tokens.values"]
     if (at, size) != (shard.values_at, shard.tokens * width):
-        yield f"{folder / shard.name}: tokens at byte {at} ({size} bytes), the index says {shard.values_at}"
+        yield f"{file.name}: tokens at byte {at} ({size} bytes), the index says {shard.values_at}"
     yield from file.problems()
 
 
@@ -42,14 +49,14 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data_jobs.verify", description="Check every digest of a corpus."
     )
-    parser.add_argument("corpus", metavar="CORPUS", help="a corpus folder")
+    parser.add_argument("corpus", metavar="CORPUS", help="a corpus folder; a path or s3://bucket/name")
     parser.add_argument("--json", action="store_true", help="print {corpus_id, shards, problems} as JSON")
     try:
         options = parser.parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
     manifest = read_manifest(options.corpus)
-    corpus = Corpus(Path(options.corpus), manifest, read_index(options.corpus, manifest))
+    corpus = Corpus(places.at(options.corpus), manifest, read_index(options.corpus, manifest))
     found = list(problems(corpus, quiet=options.json))
     if options.json:
         print(json.dumps({"corpus_id": corpus.corpus_id, "shards": len(corpus.shards), "problems": found}))

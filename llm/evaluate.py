@@ -202,7 +202,9 @@ def _bert_words(result: dict[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llm.evaluate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", metavar="RUN", help="a run folder or one of its checkpoints")
+    parser.add_argument(
+        "run", metavar="RUN", help="a run folder or one of its checkpoints; a path or s3://bucket/name"
+    )
     parser.add_argument("--text", metavar="FILE", help="evaluate this text file (default: the corpus' split)")
     parser.add_argument(
         "--split", choices=("train", "val"), default="val", help="split of the corpus (default val)"

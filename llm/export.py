@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from cluster import places
 from cluster.errors import run_command
+from cluster.places import Place
 from llm.exchange.architectures import EMBEDDING, HEAD
 from llm.exchange.exporting import Source, export_model, source_of
 from llm.exchange.model_folder import check_new, is_model_folder, read_imported
@@ -24,7 +25,7 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 def main(argv: list[str]) -> int:
     """Entry of the command."""
     options = _parser().parse_args(argv)
-    path, out = Path(options.run), Path(options.out)
+    path, out = places.at(options.run), places.at(options.out)
     check_new(out)
     source = source_of(read_imported(path)) if is_model_folder(path) else _of_run(path)
     with tqdm(desc="export", unit="tensor", disable=None) as bar:
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _of_run(path: Path) -> Source:
+def _of_run(path: Place) -> Source:
     """A run folder (its newest good checkpoint) or one of its checkpoints."""
     found = find_trained(path, CheckpointReader.check_weights)
     settings, reader = found.settings, found.reader
@@ -64,9 +65,15 @@ def _bytes(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llm.export", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "run", metavar="RUN", help="a run folder, one of its checkpoints, or an imported model"
+        "run",
+        metavar="RUN",
+        help="a run folder, one of its checkpoints, or an imported model; a path or s3://bucket/name",
     )
-    parser.add_argument("out", metavar="OUT", help="where the files are written: a new or an empty folder")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help="where the files are written: a new or an empty folder; a path or s3://bucket/name",
+    )
     parser.add_argument(
         "--shard-size", type=_bytes, default="5GB", help="most bytes of one file of weights (default 5GB)"
     )

@@ -228,7 +228,11 @@ def _show(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llm.generate", description=__doc__, allow_abbrev=False)
     add, of = parser.add_argument, Sampling()
-    add("run", metavar="RUN", help="a run folder, one of its checkpoints, or an imported model")
+    add(
+        "run",
+        metavar="RUN",
+        help="a run folder, one of its checkpoints, or an imported model; a path or s3://bucket/name",
+    )
     add(
         "--prompt", action="append", metavar="TEXT",
         help=f"the text to go on from, or with a {MASK} for each token to fill in; again for more texts",

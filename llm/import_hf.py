@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cluster import places
 from cluster.errors import UserError, run_command
 from llm.exchange.importing import import_model
 from llm.exchange.model_folder import check_new
@@ -16,7 +17,7 @@ from llm.exchange.model_folder import check_new
 def main(argv: list[str]) -> int:
     """Entry of the command."""
     options = _parser().parse_args(argv)
-    folder, out = Path(options.folder), Path(options.out)
+    folder, out = Path(options.folder), places.at(options.out)
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder. Nothing is downloaded here: get it first, e.g. `hf download NAME "
@@ -47,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "folder", metavar="DIR", help="a folder with config.json, safetensors and the tokenizer's files"
     )
-    parser.add_argument("out", metavar="OUT", help="where the model is written: a new or an empty folder")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help="where the model is written: a new or an empty folder; a path or s3://bucket/name",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from cluster import places
 from cluster.errors import UserError
+from cluster.places import Place
 from data_jobs.tokenizer import Tokenizer
 from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.model import Model, make_model
@@ -24,7 +25,7 @@ class Loaded:
     tokenizer: Tokenizer
     settings: dict[str, Any]
     step: int
-    checkpoint: Path
+    checkpoint: Place
 
 
 def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = None, seed: int = 0) -> Model:
@@ -37,12 +38,12 @@ def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = 
     return make_model(settings, vocab_size, seed)
 
 
-def load(run: str | Path) -> Loaded:
+def load(run: str | Place) -> Loaded:
     """Load a run folder (its newest good checkpoint), one of its checkpoints, or an imported model.
 
     UserError where the path is none of these, RunError where a file is damaged.
     """
-    path = Path(run)
+    path = places.at(run)
     if is_model_folder(path):
         imported = read_imported(path)
         model = build(imported.settings, imported.vocab_size)

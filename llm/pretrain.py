@@ -6,7 +6,6 @@ import argparse
 import secrets
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from cluster import places
@@ -31,14 +30,15 @@ and ends with the same result; a finished run is left alone."""
 def main(argv: list[str]) -> int:
     recipe = read_command("python -m llm.pretrain", DESCRIPTION, argv, _options)
     settings = recipe.need(PretrainSettings)
-    run = RunFolder(Path(recipe.out("pretrain")).absolute())
+    run = RunFolder(places.absolute(recipe.out("pretrain")))
     if settings.start_from is not None:
-        settings = settings.model_copy(update={"start_from": str(Path(settings.start_from).absolute())})
+        settings = settings.model_copy(update={"start_from": str(places.absolute(settings.start_from))})
     corpus_path = settings.corpus or recipe.out("corpus")
-    corpus = open_corpus(corpus_path, "read")  # the workers check what they read
+    cache = recipe.get(ClusterSettings).cache
+    corpus = open_corpus(corpus_path, "read", cache)  # the workers check what they read
     model, vocab_size, start = _model(recipe, settings.start_from, run, corpus.tokenizer)
     facts = {
-        "path": str(Path(corpus_path).absolute()),
+        "path": str(places.absolute(corpus_path)),
         "corpus_id": corpus.corpus_id,
         "tokenizer": corpus.tokenizer.fingerprint,
         "vocab_size": vocab_size,
@@ -76,6 +76,7 @@ def main(argv: list[str]) -> int:
                 run_id=record["run_id"],
                 launch=secrets.token_hex(8),
                 lease=asdict(lease.of_workers),
+                cache=cache.arguments,
             )
             launch(job, run, settings, cluster, recipe.out("pretrain"), begin, lease)
         summary = run.read_summary()
@@ -97,7 +98,7 @@ def _model(
         saved = run.read_settings()
         model = ModelSettings.model_validate(saved["model"] | given)
         return model, saved["corpus"]["vocab_size"], saved.get("start")
-    start = find_start(start_from)
+    start = find_start(start_from, recipe.get(ClusterSettings).cache)
     model = model_over(start, given)
     check_start(start, start_from, model, tokenizer.fingerprint)
     return model, start.vocab_size, start.record

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from cluster import places
 from cluster.errors import UserError, run_command
-from cluster.places import write_bytes, write_json
+from cluster.places import Place, write_bytes, write_json
 from llm.pages.corpus import corpus_body, corpus_numbers
 from llm.pages.page import finite, page
 from llm.pages.training import run_body, run_numbers
@@ -18,12 +18,17 @@ def main(argv: list[str]) -> int:
         description="Draw a run folder or a corpus folder as one HTML page, report.html, that needs no "
         "network. For a run, report.json beside it holds the same numbers.",
     )
-    parser.add_argument("folder", metavar="RUN_OR_CORPUS", type=Path, help="a run folder or a corpus folder")
+    parser.add_argument(
+        "folder",
+        metavar="RUN_OR_CORPUS",
+        type=places.at,
+        help="a run folder or a corpus folder; a path or s3://bucket/name",
+    )
     print(write_report(parser.parse_args(argv).folder))
     return 0
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Place) -> Place:
     """Write the page of a folder, and for a run its numbers too; returns the page's path."""
     kind, folder = find_kind(folder)
     path = folder / "report.html"
@@ -38,7 +43,7 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def find_kind(folder: Path) -> tuple[str, Path]:
+def find_kind(folder: Place) -> tuple[str, Place]:
     """'run' or 'corpus', and the folder itself: that of the run where one of its checkpoints is given."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a run folder or a corpus folder")

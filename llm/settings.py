@@ -269,11 +269,13 @@ class Workers(BaseModel):
 class PretrainSettings(Settings):
     """A corpus to a model."""
 
-    corpus: str | None = free(None, "corpus folder (default: the recipe's own)")
-    out: str | None = free(None, "run folder (default: runs/<recipe>/pretrain)")
+    corpus: str | None = free(None, "corpus folder, or s3://bucket/name (default: the recipe's own)")
+    out: str | None = free(None, "run folder, or s3://bucket/name (default: runs/<recipe>/pretrain)")
     seed: int = identity(0, "the one seed of initialisation, order, masks and dropout", ge=0)
     start_from: str | None = identity(
-        None, "a run or an imported model whose weights are the first (default: fresh weights)"
+        None,
+        "a run or an imported model, a path or s3://bucket/name, whose weights are the first (default: fresh "
+        "weights)",
     )
 
     steps: int = plan(1000, "optimizer steps", ge=1)

@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster import places
+from cluster.places import Place
+from tests import object_store
+from tests.object_store import S3
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before anything imports torch, Ray or W&B; the processes that tests start inherit it.
@@ -39,6 +44,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """An S3 on this machine."""
+    with object_store.start() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket of its own, `s3://...`; what a test starts finds it, too."""
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    return s3.new_bucket()
+
+
+@pytest.fixture(params=["local", "object store"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """A folder of each kind."""
+    if request.param == "local":
+        return places.at(str(request.getfixturevalue("tmp_path")))
+    return places.at(request.getfixturevalue("bucket")) / "in" / "here"
 
 
 @pytest.fixture(scope="session")

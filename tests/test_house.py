@@ -31,6 +31,7 @@ DOORS: dict[str, str | None] = {
     "ray.train": "llm/train/ray_workers.py",
     "ray.tune": None,
     "ray.data": None,
+    "obstore": "cluster/object_store.py",
 }
 DOOR_PACKAGES = {"ray.tune": "llm", "ray.data": "data_jobs"}
 

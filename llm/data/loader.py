@@ -110,6 +110,7 @@ class Loader:
                 batch = batch[affinity_order(self.order.positions(batch)[1], batch, self.plan.groups)]
             cuts.append(batch[worker_slice(len(batch), self.rank, self.world)])
         picks = self.order.picks(np.concatenate(cuts))
+        self._rows.expect(picks)
         ends = np.cumsum([len(cut) for cut in cuts])
         return [picks.part(slice(end - len(cut), end)) for cut, end in zip(cuts, ends, strict=True)]
 

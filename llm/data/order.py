@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import UserError
+from cluster.places import Place
 from llm.data.lanes import DEFAULT_LANES, Lanes
 from llm.data.mixture import Mixture, Weight, cycle_length, exact, realised_weights, share_out
 from llm.data.plans import Plan, plan_of
@@ -203,7 +203,7 @@ def order_of_corpus(
     seed: int,
     lanes: int = DEFAULT_LANES,
     rule: Rule | None = None,
-    plans: str | Path | None = None,
+    plans: str | Place | None = None,
 ) -> Order:
     """The order over a split of a corpus: all its sources by size, or those named in `weights` by weight.
 

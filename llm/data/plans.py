@@ -15,12 +15,12 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from cluster.places import write_bytes
+from cluster import places
+from cluster.places import Place, write_bytes
 from cluster.sealed import seal, unseal
 from data_jobs.hashes import h64, sha256
 from llm.data.samples import Ints
@@ -73,7 +73,7 @@ class Plan:
         return group, sample - (int(self.ends[group - 1]) if group else 0)
 
 
-def plan_of(corpus: Corpus, split: str, source: str, rule: Grouping, folder: str | Path | None) -> Plan:
+def plan_of(corpus: Corpus, split: str, source: str, rule: Grouping, folder: str | Place | None) -> Plan:
     """The plan of a source: from its file in `folder`, or made and written there (None: made, not kept).
 
     A file that is damaged is made again, with a warning that names it: a plan is a function of the corpus.
@@ -87,7 +87,7 @@ def plan_of(corpus: Corpus, split: str, source: str, rule: Grouping, folder: str
     if folder is None:
         return make_plan(stream, rule)
     name = "-".join(str(part) for part in words["rule"].values())
-    path = Path(folder) / f"{name}-{h64(seal(words)):016x}.plan"
+    path = places.at(folder) / f"{name}-{h64(seal(words)):016x}.plan"
     try:
         return read_plan(path, words)
     except FileNotFoundError:
@@ -107,13 +107,13 @@ def make_plan(stream: Stream, rule: Grouping) -> Plan:
         return Plan(np.cumsum(np.fromiter(pool.map(count, range(groups)), np.int64, groups)))
 
 
-def write_plan(path: Path, words: dict[str, Any], plan: Plan) -> None:
+def write_plan(path: Place, words: dict[str, Any], plan: Plan) -> None:
     """Write a plan file, whole or not at all."""
     data = plan.ends.astype("<i8").tobytes()
     write_bytes(path, seal(words | {"groups": len(plan.ends), "sha256": sha256(data)}) + data)
 
 
-def read_plan(path: Path, words: dict[str, Any]) -> Plan:
+def read_plan(path: Place, words: dict[str, Any]) -> Plan:
     """Read a plan file. ValueError where it is damaged or of something else."""
     line, newline, data = path.read_bytes().partition(b"\n")
     said = unseal(line + newline)

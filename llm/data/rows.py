@@ -17,7 +17,7 @@ from llm.data.plans import Plan, Table
 from llm.data.rules import BestfitRule, PlannedRule, Rule, SentenceRule, StreamRule
 from llm.data.samples import Ints, MicroBatch, Picks, digest_of, micro_batch_of
 from llm.data.sentence_rows import Segments, pair
-from llm.data.streams import Stream, read_cyclic
+from llm.data.streams import FarStream, Stream, read_cyclic
 
 # Tables that are kept. Of 2^20 tokens in sentences a table takes 0.4 MB (English speeches) to 1.1 MB (Chinese
 # help pages, 9 tokens a sentence), so 1 to 3 billion tokens have room; of packed documents under 0.1 MB.
@@ -45,6 +45,10 @@ class RowMaker(ABC):
         numbers[: len(picks.numbers)] = picks.numbers
         return self._make(picks, numbers)
 
+    def expect(self, picks: Picks) -> None:
+        """Say what will be made, so that what is far away is fetched in this order."""
+        return  # those who make groups read far more than their samples
+
     @abstractmethod
     def _make(self, picks: Picks, numbers: Ints) -> tuple[MicroBatch, int]:
         """`numbers` [rows]: those of the samples, then -1."""
@@ -64,6 +68,15 @@ class StreamRows(RowMaker):
 
     def __init__(self, rule: StreamRule, origins: Sequence[Origin]) -> None:
         self._rule, self._streams = rule, [origin.stream for origin in origins]
+
+    def expect(self, picks: Picks) -> None:
+        if not any(isinstance(stream, FarStream) for stream in self._streams):
+            return
+        for source, start in zip(picks.source.tolist(), picks.at.tolist(), strict=True):
+            stream = self._streams[source]
+            stop = min(start + self._rule.length + 1, stream.tokens)
+            if isinstance(stream, FarStream):
+                stream.expect(start, stop)
 
     def _make(self, picks: Picks, numbers: Ints) -> tuple[MicroBatch, int]:
         length = self._rule.length

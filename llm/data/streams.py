@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,14 @@ class Stream(Protocol):
 
     def sentence_ends(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Where the sentences of these documents end (exclusive), rising; the last of each before its eos."""
+
+
+@runtime_checkable
+class FarStream(Protocol):
+    """A stream whose tokens are fetched when they are read, or before."""
+
+    def expect(self, start: int, stop: int) -> None:
+        """Say that tokens [start, stop) will be read, so that they are fetched meanwhile."""
 
 
 class Corpus(Protocol):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import UserError
+from cluster.places import Place
 from llm.data.batches import micro_steps, worker_slice
 from llm.data.mixture import share_out
 from llm.data.plans import plan_of
@@ -105,7 +105,7 @@ def validation_of_corpus(
     max_rows: int | None = None,
     sources: Sequence[str] | None = None,
     rule: Rule | None = None,
-    plans: str | Path | None = None,
+    plans: str | Place | None = None,
 ) -> Validation:
     """The evaluation rows of a split: of all its sources in name order, or of those named.
 

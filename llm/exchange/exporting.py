@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cluster.errors import RunError
+from cluster.places import Place
 from data_jobs.tokenizer import Tokenizer
 from llm.exchange.architectures import EMBEDDING, Architecture, architecture_for, differences
 from llm.exchange.model_folder import Imported, new_folder
@@ -57,7 +58,7 @@ def source_of(imported: Imported) -> Source:
 
 def export_model(
     source: Source,
-    out: Path,
+    out: Place,
     shard_size: int,
     dtype: torch.dtype | None = None,
     progress: Progress = lambda done, whole: None,
@@ -97,7 +98,7 @@ def export_model(
             last[ours] = maker[theirs].split(source.read(ours))
         return last[ours].pop(theirs)
 
-    with new_folder(out) as tmp:
+    with new_folder(out, "config.json") as tmp:
         write_shards(tmp, entries, read, shard_size)
         kind = source.settings.kind
         write_tokenizer(source.tokenizer, tmp, kind, source.settings.context)

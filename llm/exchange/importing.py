@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cluster.errors import UserError
-from cluster.places import write_bytes
+from cluster.places import Place, write_bytes
 from cluster.sealed import seal
 from data_jobs.tokenizer import Tokenizer, load_tokenizer
 from llm.exchange.architectures import Architecture, architecture_of, differences
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 """Called with (tensors done, all)."""
 
 
-def import_model(folder: Path, out: Path, progress: Progress = lambda done, whole: None) -> dict[str, Any]:
+def import_model(folder: Path, out: Place, progress: Progress = lambda done, whole: None) -> dict[str, Any]:
     """Read config.json, weights and tokenizer of `folder`, write `out`; returns its model.json.
 
     The tensors keep their type. UserError naming the file, field or tensor that cannot be imported.
@@ -58,7 +58,7 @@ def import_model(folder: Path, out: Path, progress: Progress = lambda done, whol
             return files.read(names[name])
         return sources[name].join([files.read(names[theirs]) for theirs in sources[name].theirs])
 
-    with new_folder(out) as tmp:
+    with new_folder(out, MODEL) as tmp:
         digest = write_file(tmp / WEIGHTS, entries, read)
         tokenizer.save(tmp / TOKENIZER)
         record = {

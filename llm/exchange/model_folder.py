@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cluster import places
+from cluster.cache import Cache
 from cluster.errors import RunError, UserError
-from cluster.places import sync_folder
+from cluster.places import ObjectPath, Place, sync_folder
 from cluster.sealed import unseal
 from data_jobs.tokenizer import Tokenizer, load_tokenizer
 from llm.exchange.tensor_files import TensorFiles, digest_of
@@ -33,7 +35,7 @@ MODEL, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer"
 class Imported:
     """An imported model, opened: nothing of its weights is read yet."""
 
-    path: Path
+    path: Place
     record: dict[str, Any]
     """model.json."""
     settings: ModelSettings
@@ -81,14 +83,17 @@ class Imported:
         return {name: self.files.read(name) for name in self.record["aside"]}
 
 
-def is_model_folder(path: str | Path) -> bool:
+def is_model_folder(path: str | Place) -> bool:
     """Is this an imported model?"""
-    return (Path(path) / MODEL).is_file()
+    return (places.at(path) / MODEL).is_file()
 
 
-def read_imported(path: str | Path) -> Imported:
-    """Open an imported model. UserError where it is none, RunError where a file is damaged."""
-    folder = Path(path)
+def read_imported(path: str | Place, cache: Cache | None = None) -> Imported:
+    """Open an imported model. UserError where it is none, RunError where a file is damaged.
+
+    `cache`: where the weights are copied to, if they are in an object store.
+    """
+    folder = places.at(path)
     try:
         record = unseal((folder / MODEL).read_bytes())
     except OSError as error:
@@ -99,10 +104,16 @@ def read_imported(path: str | Path) -> Imported:
         raise UserError(f"{folder / MODEL}: format {record.get('format')!r}, this version reads {FORMAT!r}")
     weights = folder / WEIGHTS
     try:
-        digest = digest_of(weights)
+        file = weights
+        if isinstance(file, ObjectPath):
+            name = f"models/{record['weights']}.safetensors"
+            file = (cache or Cache()).copy_of(file, name, file.stat().st_size)
+        digest = digest_of(file)
     except OSError as error:
         raise RunError(f"{weights}: cannot be read: {error.strerror}") from None
     if digest != record["weights"]:
+        if file != weights:
+            file.unlink(missing_ok=True)  # the next start copies it anew
         raise RunError(
             f"{weights}: digest {digest[:16]}, written with {record['weights'][:16]}: it was changed"
         )
@@ -112,10 +123,10 @@ def read_imported(path: str | Path) -> Imported:
             f"{folder / TOKENIZER}: fingerprint {tokenizer.fingerprint}, {MODEL} says {record['tokenizer']}"
         )
     settings = ModelSettings.model_validate(record["model"])
-    return Imported(folder, record, settings, record["vocab_size"], tokenizer, TensorFiles([weights]))
+    return Imported(folder, record, settings, record["vocab_size"], tokenizer, TensorFiles([file]))
 
 
-def check_new(out: Path) -> None:
+def check_new(out: Place) -> None:
     """UserError where there is something: said before any work, too."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
@@ -124,9 +135,17 @@ def check_new(out: Path) -> None:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that gets its name when all went well. UserError where `out` is not empty."""
+def new_folder(out: Place, last: str) -> Iterator[Path]:
+    """A folder beside `out` that gets its name when all went well. UserError where `out` is not empty.
+
+    For an object store it is one of this machine, sent when all went well, the file `last` at the end.
+    """
     check_new(out)
+    if isinstance(out, ObjectPath):
+        with tempfile.TemporaryDirectory() as local:
+            yield Path(local)
+            places.send_folder(Path(local), out, last)
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
     try:

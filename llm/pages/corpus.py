@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from cluster.places import Place
 from data_jobs import open_corpus
 from llm.pages import blocks
 from llm.pages.charts import Chart, bar_axes, bars, column_axes, columns
 
 
-def corpus_numbers(corpus: Path) -> dict[str, Any]:
+def corpus_numbers(corpus: Place) -> dict[str, Any]:
     """Everything that the page of a corpus shows, out of its manifest.json and report.json."""
     manifest = open_corpus(str(corpus), "read").manifest
     path = corpus / "report.json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+from cluster.places import Place
 from llm.pages import blocks
 from llm.pages.charts import Chart, View, axes, line, mark_restarts, points
 from llm.pages.page import axis_switch
@@ -20,7 +20,7 @@ MAX_POINTS = 2000  # a line on a screen has about as many pixels
 SAMPLES_SHOWN = 6  # for each prompt; the others are folded
 
 
-def run_numbers(run: Path) -> dict[str, Any]:
+def run_numbers(run: Place) -> dict[str, Any]:
     """Everything that the page of a run shows, as plain values (this is its report.json)."""
     folder = RunFolder(run)
     rows = list({line["step"]: line for line in read_metrics(run)}.values())  # the last line of each step

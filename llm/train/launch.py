@@ -9,8 +9,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from cluster import places
 from cluster.errors import RunError, Stopped, UserError
 from cluster.lease import Lease, Superseded
+from cluster.places import PlaceError
 from cluster.settings import ClusterSettings
 from llm.data.batches import padding
 from llm.presets import other_than_preset
@@ -119,7 +121,8 @@ def _until_done(train: Callable[[], None], run: RunFolder, lease: Lease) -> None
                 lease.of_workers.check()
     except (KeyboardInterrupt, Stopped):
         print("stopping: the workers make a checkpoint at this step ...", file=sys.stderr, flush=True)
-        run.stop.write_text(STOP)
+        with contextlib.suppress(PlaceError):  # then the run goes on from its last checkpoint
+            places.write_bytes(run.stop, STOP.encode())
         ended.wait(STOP_SECONDS)
         if errors:
             print(f"no checkpoint was made: {errors[0]}", file=sys.stderr)

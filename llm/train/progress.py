@@ -5,21 +5,24 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from cluster import places
+from cluster.places import Place
 from llm.train.run_folder import last_line
 
 PLAIN_SECONDS = 15.0  # between lines where the output is no terminal
+REMOTE_SECONDS = 3.0  # between two looks at a file in an object store
 
 
 class Progress:
     """Shows step, loss, tokens/s and time left in a background thread, as a context manager."""
 
-    def __init__(self, metrics: Path, steps: int) -> None:
+    def __init__(self, metrics: Place, steps: int) -> None:
         self.metrics, self.steps = metrics, steps
+        self._interval = REMOTE_SECONDS if places.is_remote(metrics) else 0.5
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -35,7 +38,7 @@ class Progress:
         terminal = sys.stderr.isatty()
         bar = tqdm(total=self.steps, unit="step", disable=not terminal, dynamic_ncols=True)
         shown, told = -1, time.monotonic()
-        while not self._end.wait(0.5):
+        while not self._end.wait(self._interval):
             row = last_line(self.metrics)
             if row is None or row["step"] == shown:
                 continue

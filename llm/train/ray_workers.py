@@ -20,7 +20,9 @@ from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingCo
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.context import TrainContext, get_train_context
 
+from cluster import places
 from cluster.errors import RunError, UserError
+from cluster.places import ObjectPath
 from llm.settings import PretrainSettings
 from llm.train.group import Group
 from llm.train.restarts import remember_cause
@@ -39,7 +41,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     room for more. Ray must be initialised. RunError where Ray itself gives up.
     """
     settings = PretrainSettings.model_validate(job.pretrain)
-    run, gpu = RunFolder(Path(job.run)), _use_gpu(settings)
+    run, gpu = RunFolder(places.at(job.run)), _use_gpu(settings)
     bundle = {"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings.hang_seconds)
     if settings.workers.elastic:
@@ -49,11 +51,13 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
             _fit(job, run, settings, bundle)
             if _asked(run) != GROW:
                 return
-            run.stop.unlink()
+            run.stop.unlink(missing_ok=True)
 
 
 def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
     gpu, workers = "GPU" in bundle, settings.workers
+    # Ray's own folder. For a run in an object store it is one of this machine: nothing of it is needed.
+    storage = job.scratch if isinstance(run.path, ObjectPath) else run.path
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": vars(job), "cpus": int(bundle["CPU"]), "hang": settings.hang_seconds},
@@ -66,8 +70,8 @@ def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str,
             elastic_resize_monitor_interval_s=float("inf"),
         ),
         run_config=RunConfig(
-            name=run.path.name,
-            storage_path=str(run.path.parent),
+            name=storage.name,
+            storage_path=str(storage.parent),
             # How often in a row is ours to count (restarts.py): Ray counts over the whole run.
             failure_config=FailureConfig(max_failures=-1),
             logging_config=LoggingConfig(log_level="WARNING"),
@@ -76,7 +80,7 @@ def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str,
     )
     # Ray keeps a list of the checkpoints that it was told of, and refuses to start where one of them was
     # swept. The storage is the truth, its list a copy that nothing needs.
-    (run.path / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
+    (storage / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -93,7 +97,7 @@ class _Causes(ray.train.UserCallback):
         first = min(worker_exceptions)
         error = worker_exceptions[first]
         what = OUT_OF_MEMORY if "OutOfMemory" in repr(error) else _last_line(error)
-        remember_cause(RunFolder(Path(self.run)), f"worker {first}: {what}")
+        remember_cause(RunFolder(places.at(self.run)), f"worker {first}: {what}")
 
 
 class _Watch:
@@ -153,7 +157,7 @@ class _Watch:
             f"room for {more} more workers beside {now}: a checkpoint, then a start with more",
             file=sys.stderr,
         )
-        self.run.stop.write_text(GROW)
+        places.write_bytes(self.run.stop, GROW.encode())
 
 
 def _bundles(resources: dict[str, float], bundle: dict[str, float]) -> int:
@@ -162,7 +166,7 @@ def _bundles(resources: dict[str, float], bundle: dict[str, float]) -> int:
 
 def _asked(run: RunFolder) -> str:
     try:
-        return run.stop.read_text()
+        return run.stop.read_bytes().decode()
     except FileNotFoundError:
         return ""
 
@@ -244,6 +248,8 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _report(folder: str, metrics: dict[str, Any]) -> None:
     """Tell Ray Train of a checkpoint that lies in its place already: nothing is uploaded."""
+    if places.is_remote(folder):  # its list would need a file system of its own
+        return
     ray.train.report(
         metrics,
         checkpoint=Checkpoint(folder),

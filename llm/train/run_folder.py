@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import platform
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from cluster import lease, places
 from cluster.errors import RunError, UserError
 from cluster.fields import values_of_kind
+from cluster.places import Place
 from llm.settings import ModelSettings, PretrainSettings
 
 FORMAT = "manta-run-1"
 TAIL_BYTES = 1 << 14
+STOP_POLL_SECONDS = 1.0
 # Plan fields on which the order of the samples hangs: they cannot change in mid-run until a run has segments.
 ORDER_FIELDS = (
     "pretrain.batch", "pretrain.length", "pretrain.lanes", "pretrain.weights", "pretrain.packing",
@@ -31,53 +33,53 @@ ORDER_FIELDS = (
 class RunFolder:
     """Names of a run's files."""
 
-    path: Path
+    path: Place
 
     @property
-    def settings(self) -> Path:
+    def settings(self) -> Place:
         return self.path / "settings.json"
 
     @property
-    def deepspeed(self) -> Path:
+    def deepspeed(self) -> Place:
         return self.path / "deepspeed.json"
 
     @property
-    def metrics(self) -> Path:
+    def metrics(self) -> Place:
         return self.path / "metrics.jsonl"
 
     @property
-    def samples(self) -> Path:
+    def samples(self) -> Place:
         return self.path / "samples.jsonl"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> Place:
         return self.path / "checkpoints"
 
     @property
-    def plans(self) -> Path:
+    def plans(self) -> Place:
         """How the corpus' documents are grouped into samples; made anew where it is missing."""
         return self.path / "plans"
 
     @property
-    def tokenizer(self) -> Path:
+    def tokenizer(self) -> Place:
         return self.path / "tokenizer"
 
     @property
-    def summary(self) -> Path:
+    def summary(self) -> Place:
         return self.path / "summary.json"
 
     @property
-    def stop(self) -> Path:
+    def stop(self) -> Place:
         """A file that asks the workers to make a checkpoint and end."""
         return self.path / ".stop"
 
     @property
-    def restarts(self) -> Path:
+    def restarts(self) -> Place:
         """How often the workers were started in a row without a new checkpoint."""
         return self.path / ".restarts.json"
 
     @property
-    def failure(self) -> Path:
+    def failure(self) -> Place:
         """Why a launch must not be tried again, written by the worker that found it."""
         return self.path / ".failure.json"
 
@@ -106,34 +108,59 @@ class RunFolder:
         return value
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+class StopSign:
+    """Whether a run is asked to stop. In an object store a thread looks: each look takes a request."""
+
+    def __init__(self, file: Place, watch: bool = True) -> None:
+        """`watch`: this process will ask."""
+        self.file = file
+        self._seen, self._end = threading.Event(), threading.Event()
+        if watch and places.is_remote(file):
+            threading.Thread(target=self._look, name="stop-sign", daemon=True).start()
+
+    def is_there(self) -> bool:
+        return self._seen.is_set() if places.is_remote(self.file) else self.file.exists()
+
+    def close(self) -> None:
+        self._end.set()
+
+    def _look(self) -> None:
+        while not self._end.wait(STOP_POLL_SECONDS):
+            with contextlib.suppress(OSError):
+                if self.file.is_file():
+                    self._seen.set()
+                    return
+
+
+def read_lines(path: Place) -> Iterator[dict[str, Any]]:
     """Objects of a JSON lines file; a torn last line, left by a killed writer, is passed over."""
-    if not path.exists():
+    try:
+        file = places.open_read(path)
+    except FileNotFoundError:
         return
-    with open(path, encoding="utf-8") as file:
+    with file:
         for line in file:
             try:
                 yield json.loads(line)
             except ValueError:
-                if line.endswith("\n"):
-                    raise RunError(f"{path}: a line is damaged: {line[:80]!r}") from None
+                if line.endswith(b"\n"):
+                    shown = line[:80].decode("utf-8", "replace")
+                    raise RunError(f"{path}: a line is damaged: {shown!r}") from None
 
 
-def last_line(path: Path) -> dict[str, Any] | None:
+def last_line(path: Place) -> dict[str, Any] | None:
     """The last whole line of a JSON lines file that may be growing, read from its end; None: not there."""
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            whole = file.read().rpartition(b"\n")[0]
+        whole = places.read_tail(path, TAIL_BYTES).rpartition(b"\n")[0]
         value: dict[str, Any] | None = json.loads(whole.rpartition(b"\n")[2]) if whole else None
     except (OSError, ValueError):
         return None
     return value
 
 
-def read_metrics(run: str | Path) -> list[dict[str, Any]]:
+def read_metrics(run: str | Place) -> list[dict[str, Any]]:
     """One dict a logged step of a run folder, in order."""
-    folder = RunFolder(Path(run))
+    folder = RunFolder(places.at(run))
     folder.read_settings()
     return list(read_lines(folder.metrics))
 
@@ -219,19 +246,20 @@ def differences(
             yield f"corpus.{name}", saved["corpus"].get(name), corpus[name], kind
 
 
-def set_aside(path: Path) -> Path | None:
+def set_aside(path: Place) -> Place | None:
     """Move what a folder holds, all but its lease, out of the way; None where it was empty.
 
     Nothing is deleted. The settings go first: a folder left half moved passes for no run of ours.
     """
-    there = sorted(path.iterdir(), key=lambda child: child.name != RunFolder(path).settings.name)
+    children: list[Place] = list(path.iterdir())
+    there = sorted(children, key=lambda child: child.name != RunFolder(path).settings.name)
     there = [child for child in there if child.name != lease.FOLDER]
     if not there:
         return None
     aside = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
     aside.mkdir()
     for child in there:
-        os.rename(child, aside / child.name)
+        places.move(child, aside / child.name)
     return aside
 
 

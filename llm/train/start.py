@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from cluster import places
+from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.fields import values_of_kind
+from cluster.places import Place
 from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.settings import ModelSettings
 from llm.train.checkpoints.layout import INDEX, digest
@@ -25,7 +27,7 @@ MAY_DIFFER = ("dropout", "init", "init_std")
 class Start:
     """One model, found once: a run's newest checkpoint stays this one, whatever the run does afterwards."""
 
-    path: Path
+    path: Place
     digest: str
     """Of its weights; a start that was changed is refused."""
     settings: ModelSettings
@@ -39,11 +41,11 @@ class Start:
         return {"path": str(self.path), "digest": self.digest}
 
 
-def find_start(path: str) -> Start:
+def find_start(path: str, cache: Cache | None = None) -> Start:
     """UserError where there is no model, RunError where it is damaged."""
-    folder = Path(path).absolute()
+    folder = places.absolute(path)
     if is_model_folder(folder):
-        found = read_imported(folder)
+        found = read_imported(folder, cache)
         return Start(
             folder, found.record["weights"], found.settings, found.vocab_size, found.tokenizer.fingerprint,
             found.fill,
@@ -58,9 +60,9 @@ def find_start(path: str) -> Start:
     return Start(checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], fill)
 
 
-def fill_from(record: dict[str, str], model: nn.Module) -> None:
+def fill_from(record: dict[str, str], model: nn.Module, cache: Cache | None = None) -> None:
     """Fill a worker's model with the weights that the driver has found. RunError where they were changed."""
-    start = find_start(record["path"])
+    start = find_start(record["path"], cache)
     if start.digest != record["digest"]:
         raise RunError(f"pretrain.start_from: {start.path} was changed since this run began; use --fresh")
     start.fill(model)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from cluster import places
+from cluster.lease import Superseded
+from cluster.places import ObjectPath, Place, PlaceError
 from llm.train.guard import finite
 from llm.train.run_folder import read_lines
+
+SEND_SECONDS = 5.0  # between two sendings of a file that has grown, at least
 
 
 class Sink(Protocol):
@@ -24,30 +33,120 @@ class Sink(Protocol):
     def finish(self, exit_code: int) -> None: ...
 
 
-class MetricsFile:
-    """Appends one JSON object a line, each flushed, so that a kill costs at most the line being written."""
+class LineFile:
+    """A file of JSON lines that grows. Each is flushed: a kill costs at most the one being written.
+
+    An object store appends to nothing. There the file grows on this machine and is sent whole: after
+    SEND_SECONDS, or later where sending takes long (it may take a twentieth of the time), by `send` before
+    each checkpoint is committed, and at the end. So what a kill takes away are lines that come again.
+    """
 
     def __init__(
-        self, path: Path, resumed_step: int, check_writer: Callable[[], None] = lambda: None
+        self, path: Place, resumed_step: int, check_writer: Callable[[], None] = lambda: None
     ) -> None:
         """`check_writer` raises Superseded where another start of the command writes this run by now."""
-        self.path, self.check_writer = path, check_writer
         self.kept = truncate_after(path, resumed_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by finish)
+        self._check_writer = check_writer
+        self._file: TextIO | None = None
+        self._sender: _Sender | None = None
+        if isinstance(path, ObjectPath):
+            self._folder = tempfile.TemporaryDirectory(prefix="manta-")
+            file = Path(self._folder.name) / path.name
+            file.write_bytes(lines_of(self.kept))
+            self._sender = _Sender(file, path, check_writer)
+            path = file
+        self._path = path
 
-    def log(self, values: dict[str, Any]) -> None:
-        self.check_writer()
+    def write(self, values: dict[str, Any]) -> None:
+        """Add a line. Superseded where it has been found that another writes."""
+        if self._sender is None:
+            self._check_writer()
+        elif self._sender.superseded is not None:
+            raise self._sender.superseded
+        if self._file is None:
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
     def go_back(self, step: int) -> None:
-        self.check_writer()
-        self._file.close()
-        truncate_after(self.path, step)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by finish)
+        """Drop the lines of later steps: they come again."""
+        self._check_writer()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        with self._sender.changed() if self._sender is not None else contextlib.nullcontext():
+            truncate_after(self._path, step)
+
+    def send(self) -> None:
+        """Whoever reads the file finds every line from now on."""
+        if self._sender is not None:
+            self._sender.send()
+
+    def close(self) -> None:
+        """The last lines are sent; a warning where that cannot be."""
+        if self._file is not None:
+            self._file.close()
+        if self._sender is not None:
+            self._sender.close()
+            self._folder.cleanup()
+
+
+class _Sender:
+    """Sends a growing local file to an object store, in a thread."""
+
+    def __init__(self, file: Path, to: ObjectPath, check_writer: Callable[[], None]) -> None:
+        self.file, self.to, self.check_writer = file, to, check_writer
+        self.superseded: Superseded | None = None
+        self._sent = file.stat().st_size
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"send-{to.name}", daemon=True)
+        self._thread.start()
+
+    def send(self) -> None:
+        """Send it where it has grown. PlaceError, or Superseded where another writes the run."""
+        with self._lock:
+            size = self.file.stat().st_size
+            if size != self._sent:
+                self.check_writer()
+                self.to.write_file(self.file)
+                self._sent = size
+
+    @contextlib.contextmanager
+    def changed(self) -> Iterator[None]:
+        """While the file is changed otherwise than by growing: nothing is sent, and all of it afterwards."""
+        with self._lock:
+            yield
+            self._sent = -1
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join()
+        self._try()
+
+    def _run(self) -> None:
+        wait = SEND_SECONDS
+        while not self._end.wait(wait) and self.superseded is None:
+            began = time.monotonic()
+            self._try()
+            wait = max(SEND_SECONDS, 20 * (time.monotonic() - began))
+
+    def _try(self) -> None:
+        try:
+            self.send()
+        except Superseded as error:
+            self.superseded = error
+        except PlaceError as error:
+            print(f"warning: {error}", file=sys.stderr, flush=True)
+
+
+class MetricsFile(LineFile):
+    """metrics.jsonl: a line for each logged step."""
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.write(values)
 
     def finish(self, exit_code: int) -> None:
-        self._file.close()
+        self.close()
 
 
 class Tracker:
@@ -69,9 +168,15 @@ class Tracker:
             sink.finish(exit_code)
 
 
-def truncate_after(path: Path, step: int) -> list[dict[str, Any]]:
+def truncate_after(path: Place, step: int) -> list[dict[str, Any]]:
     """Drop lines after the step that a run resumes from: they will come again. Returns what is kept."""
+    if not path.exists():
+        return []
     kept = [line for line in read_lines(path) if line["step"] <= step]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-    places.write_bytes(path, text.encode())
+    places.write_bytes(path, lines_of(kept))
     return kept
+
+
+def lines_of(values: list[dict[str, Any]]) -> bytes:
+    """The bytes of a file of JSON lines."""
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in values).encode()

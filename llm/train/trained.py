@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from cluster.errors import RunError, UserError
+from cluster.places import Place
 from data_jobs.tokenizer import Tokenizer, load_tokenizer
 from llm.settings import ModelSettings
 from llm.train.checkpoints.layout import INDEX
@@ -43,7 +43,7 @@ class Trained(Generic[T]):
         return tokenizer
 
 
-def find_trained(path: Path, take: Callable[[CheckpointReader], T]) -> Trained[T]:
+def find_trained(path: Place, take: Callable[[CheckpointReader], T]) -> Trained[T]:
     """A run folder at its newest good checkpoint, or one of its checkpoints. Good: `take` does not raise.
 
     UserError where the path is neither, RunError where a file is damaged.

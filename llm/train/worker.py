@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from cluster import places
+from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.lease import Pass, Superseded
+from cluster.places import ObjectPath, Place
 from data_jobs import open_corpus
 from llm.data import ranges
 from llm.data.batches import micro_steps
@@ -39,10 +41,10 @@ from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
 from llm.train.restarts import count_start
 from llm.train.rewind import Rewinder, plan_of
-from llm.train.run_folder import RunFolder, environment
+from llm.train.run_folder import RunFolder, StopSign, environment
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
-from llm.train.tracking import MetricsFile, Sink, Tracker
+from llm.train.tracking import LineFile, MetricsFile, Sink, Tracker
 from llm.train.validate import Measured, measure
 
 OUT_OF_MEMORY = (
@@ -67,6 +69,13 @@ class Job:
     """Of this start of the command: tells its failures from those of earlier starts."""
     lease: dict[str, Any]
     """What asks whether this start still writes the run (cluster.lease.Pass)."""
+    cache: tuple[str, int | None] = ("", None)
+    """Folder on each machine for what is read from an object store, and most bytes in it."""
+
+    @property
+    def scratch(self) -> Path:
+        """Where the W&B folder of a run in an object store is, and Ray's: on each machine, not shared."""
+        return Path(self.cache[0]) / "runs" / self.run_id
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ def work(job: Job, group: Group, around: Worker) -> None:
     What must not be tried again (UserError, RunError) is written to the run folder, and a group that is
     started again for the same launch returns at once.
     """
-    folder = RunFolder(Path(job.run))
+    folder = RunFolder(places.at(job.run))
     if _failed_before(folder, job):
         return
     try:
@@ -115,13 +124,16 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    corpus = open_corpus(job.corpus, settings.verify)
+    cache = Cache(*job.cache)
+    corpus = open_corpus(job.corpus, "read", cache)
+    corpus.bring(group.rank * len(corpus.shards) // group.world)
+    corpus.check_when(settings.verify)
     rule = make_rule(corpus, model_settings, settings)
     order = shared_order(corpus, settings, rule, folder, group)
     micro_batch = even_micro_batch(settings.batch, group.world, settings.micro_batch)
     model = make_model(model_settings, job.vocab_size, settings.seed)
     if job.start is not None and not committed_folders(folder.checkpoints):
-        fill_from(job.start, model)
+        fill_from(job.start, model, cache)
     model = model.to(group.device)
     objective = Objective(model, settings.precision, settings.z_loss)
     bare = bare_copy(objective)
@@ -158,11 +170,28 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
         "generation": writer.generation,
     }
+    logs: list[LineFile] = []
+    if group.rank == 0:
+        after = state.step if state.step else -1
+        logs = [
+            MetricsFile(folder.metrics, after, writer.check),
+            LineFile(folder.samples, after, writer.check),
+        ]
+
+    def send_logs() -> None:
+        for log in logs:
+            log.send()
+
+    def before_commit() -> None:
+        send_logs()
+        writer.check()
+
     saver = CheckpointSaver(
         folder.checkpoints, engine, group.rank, group.world, attempt, settings.checkpoint.keep, record,
-        writer.check,
+        before_commit,
     )  # fmt: skip
-    tracker = make_tracker(job, folder, settings, state, writer) if group.rank == 0 else Tracker([])
+    tracker = make_tracker(job, folder, settings, state, logs)
+    stop_sign = StopSign(folder.stop, watch=group.rank == 0)
     val_tokens, val_bytes = split_size(corpus, "val")
 
     def validate(max_rows: int | None) -> dict[str, float]:
@@ -190,16 +219,14 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
             new = list(generate_uncached(forward, ids, sampling, settings.length))
             around.beat()
             if group.rank == 0:
-                line = {"step": step, "prompt": prompt, "text": prompt + tokenizer.decode(new)}
-                with open(folder.samples, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                logs[1].write({"step": step, "prompt": prompt, "text": prompt + tokenizer.decode(new)})
 
     def on_commit(step: int) -> None:
         around.report(str(folder.checkpoints / folder_name(step, saver.attempt)), {"step": step})
 
     def forget(step: int) -> None:
         tracker.go_back(step)
-        truncate_samples(folder, step)
+        logs[1].go_back(step)
 
     rewinder = Rewinder(settings, group, engine, saver, check, forget)
     parts = Parts(
@@ -211,7 +238,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         log=lambda values: tracker.log(values | {"attempt": attempt}),
         validate=validate,
         write_samples=write_samples,
-        stop_wanted=folder.stop.exists,
+        stop_wanted=stop_sign.is_there,
         noticed=around.noticed,
         beat=around.beat,
         on_commit=on_commit,
@@ -225,11 +252,15 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         if state.step == settings.steps and "val_loss" not in last:
             last = last | validate(None)  # resumed after the very last checkpoint
         if group.rank == 0 and state.step == settings.steps:
+            send_logs()
             write_summary(folder, job, settings, model, state, last, group.world)
         exit_code = 0
     finally:
+        stop_sign.close()
         saver.settle()
         tracker.finish(exit_code)
+        for log in logs[1:]:
+            log.close()
 
 
 def make_rule(corpus: Any, model: ModelSettings, settings: PretrainSettings) -> Rule:
@@ -244,7 +275,7 @@ def make_rule(corpus: Any, model: ModelSettings, settings: PretrainSettings) -> 
 
 
 def make_order(
-    corpus: Any, settings: PretrainSettings, rule: Rule | None = None, plans: Path | None = None
+    corpus: Any, settings: PretrainSettings, rule: Rule | None = None, plans: Place | None = None
 ) -> Order:
     """The order of the training samples: by the recipe's weights, else the corpus' own, else by size."""
     planned = settings.steps * settings.batch
@@ -358,26 +389,24 @@ def make_engine(objective: Objective, settings: PretrainSettings, group: Group, 
 
 
 def make_tracker(
-    job: Job, folder: RunFolder, settings: PretrainSettings, state: RunState, writer: Pass
+    job: Job, folder: RunFolder, settings: PretrainSettings, state: RunState, logs: Sequence[LineFile]
 ) -> Tracker:
     """metrics.jsonl and W&B, on the first worker."""
-    metrics = MetricsFile(folder.metrics, state.step if state.step else -1, writer.check)
-    truncate_samples(folder, state.step)
+    if not logs:
+        return Tracker([])
+    metrics = logs[0]
+    assert isinstance(metrics, MetricsFile)
     sinks: list[Sink] = [metrics]
     if settings.wandb.mode != "disabled":
         from llm.train.wandb_run import WandbRun
 
         config = {"model": job.model, "pretrain": job.pretrain}
-        sinks.append(WandbRun(folder.path, state.wandb_id, settings.wandb, config, metrics.kept))
+        place = folder.path
+        if isinstance(place, ObjectPath):
+            place = job.scratch
+            place.mkdir(parents=True, exist_ok=True)
+        sinks.append(WandbRun(place, state.wandb_id, settings.wandb, config, metrics.kept))
     return Tracker(sinks)
-
-
-def truncate_samples(folder: RunFolder, step: int) -> None:
-    """Samples of steps that will come again are dropped, like their metrics."""
-    from llm.train.tracking import truncate_after
-
-    if folder.samples.exists():
-        truncate_after(folder.samples, step)
 
 
 def split_size(corpus: Any, split: str) -> tuple[int, int]:

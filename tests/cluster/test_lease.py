@@ -1,4 +1,4 @@
-"""One writer: who may take a lease when, and that nobody else goes on writing."""
+"""One writer: who may take a lease when, and that nobody else goes on writing. In both kinds of places."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import pytest
 from cluster import lease, places
 from cluster.errors import UserError
 from cluster.lease import Holder, Lease, Superseded, hold, read
+from cluster.places import Place
 
 HOLDER = """
 import sys, time
-from pathlib import Path
-from cluster import lease
+from cluster import lease, places
 lease.RENEW_SECONDS = 0.2
 from cluster.errors import UserError
 while time.time() < float(sys.argv[2]): pass
 try:
-    mine = lease.hold(Path(sys.argv[1]))
+    mine = lease.hold(places.at(sys.argv[1]))
 except UserError as error:
     print("refused", error, flush=True)
     sys.exit(2)
@@ -39,7 +39,7 @@ for line in sys.stdin:
 """
 
 
-def start(folder: Path, at: float = 0.0) -> subprocess.Popen[str]:
+def start(folder: Place, at: float = 0.0) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder), str(at)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -52,7 +52,9 @@ def says(process: subprocess.Popen[str], ask: bool = False) -> str:
     if ask:
         process.stdin.write("\n")
         process.stdin.flush()
-    return process.stdout.readline().strip()
+    while "waiting for" in (line := process.stdout.readline()):
+        pass
+    return line.strip()
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -67,56 +69,56 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
 
 
-def elsewhere(folder: Path, generation: int = 1, job: str | None = None) -> Holder:
+def elsewhere(folder: Place, generation: int = 1, job: str | None = None) -> Holder:
     """A holder on another machine, as it would have written itself."""
     holder = Holder(generation, "t0ken", "far-away", "b00t", 1, "7", job)
     places.write_json(lease._file(folder, generation), asdict(holder))
     return holder
 
 
-def test_a_live_holder_is_named_and_a_released_one_followed(tmp_path: Path) -> None:
-    first = hold(tmp_path / "run")
+def test_a_live_holder_is_named_and_a_released_one_followed(place: Place) -> None:
+    first = hold(place / "run")
     with pytest.raises(UserError, match=rf"process {os.getpid()} on {socket.gethostname()}"):
-        hold(tmp_path / "run")
+        hold(place / "run")
     time.sleep(0.5)  # over some renewals
     with pytest.raises(UserError, match="is writing this folder"):
-        hold(tmp_path / "run")
+        hold(place / "run")
     first.of_workers.check()
-    (tmp_path / "run/made").touch()
+    (place / "run/made").touch()
     first.release()
-    second = hold(tmp_path / "run")
+    second = hold(place / "run")
     assert second.holder.generation == 2
     with pytest.raises(Superseded, match="generation 2"):
         first.of_workers.check()
     second.release()
 
 
-def test_a_dead_process_is_followed_at_once(tmp_path: Path) -> None:
-    process = start(tmp_path)
+def test_a_dead_process_is_followed_at_once(place: Place) -> None:
+    process = start(place)
     assert says(process) == "holds 1"
     end(process)
     before = time.monotonic()
-    second = hold(tmp_path)
+    second = hold(place)
     assert second.holder.generation == 2 and time.monotonic() - before < 0.5
     second.release()
 
 
-def test_another_process_with_the_same_id_does_not_pass_for_it(tmp_path: Path) -> None:
-    holder = hold(tmp_path)
+def test_another_process_with_the_same_id_does_not_pass_for_it(place: Place) -> None:
+    holder = hold(place)
     assert not holder.holder.is_gone()
     assert replace(holder.holder, started="1").is_gone()
     assert not replace(holder.holder, started="1", host="far-away").is_gone()
     holder.release()
 
 
-def test_a_stopped_holder_is_waited_for_and_is_superseded(tmp_path: Path) -> None:
+def test_a_stopped_holder_is_waited_for_and_is_superseded(place: Place) -> None:
     """SIGSTOP: taken over after the time, with what is waited for said; awake, it finds itself superseded."""
-    process, said = start(tmp_path), list[str]()
+    process, said = start(place), list[str]()
     assert says(process) == "holds 1" and says(process, ask=True) == "ok"
     os.kill(process.pid, signal.SIGSTOP)
     try:
         time.sleep(0.5)  # beyond what passes for alive
-        second = hold(tmp_path, say=said.append)
+        second = hold(place, say=said.append)
     finally:
         os.kill(process.pid, signal.SIGCONT)
     assert second.holder.generation == 2
@@ -129,52 +131,52 @@ def test_a_stopped_holder_is_waited_for_and_is_superseded(tmp_path: Path) -> Non
     second.release()
 
 
-def test_a_holder_elsewhere_is_watched(tmp_path: Path) -> None:
+def test_a_holder_elsewhere_is_watched(place: Place) -> None:
     """Renewed: refused, named. Silent: taken over after the time. Its Ray job over: at once."""
-    there = elsewhere(tmp_path)
+    there = elsewhere(place)
     before = time.monotonic()
-    mine = hold(tmp_path)
+    mine = hold(place)
     assert 0.9 < time.monotonic() - before < 5 and mine.holder.generation == 2
     mine.release()
-    there = elsewhere(tmp_path, 3)
+    there = elsewhere(place, 3)
 
     def renew(text: str) -> None:
-        places.write_json(lease._file(tmp_path, 3), asdict(replace(there, renewals=1)))
+        places.write_json(lease._file(place, 3), asdict(replace(there, renewals=1)))
 
     with pytest.raises(UserError, match="process 1 on far-away"):
-        hold(tmp_path, say=renew)
-    elsewhere(tmp_path, 4, job="raysubmit_7")
+        hold(place, say=renew)
+    elsewhere(place, 4, job="raysubmit_7")
     before = time.monotonic()
-    mine = hold(tmp_path, has_ended=lambda job: job == "raysubmit_7")
+    mine = hold(place, has_ended=lambda job: job == "raysubmit_7")
     assert time.monotonic() - before < 0.5 and mine.holder.generation == 5
     mine.release()
 
 
 @pytest.mark.parametrize("held_before", [False, True])
-def test_of_two_at_the_same_instant_one_runs(tmp_path: Path, held_before: bool) -> None:
+def test_of_two_at_the_same_instant_one_runs(place: Place, held_before: bool) -> None:
     """A folder that nobody held, and one whose holder is dead."""
     if held_before:
         dead = Holder(1, "t0ken", socket.gethostname(), lease._boot(), 2**22 + 1, "7")
-        places.write_json(lease._file(tmp_path, 1), asdict(dead))
+        places.write_json(lease._file(place, 1), asdict(dead))
     at = time.time() + 1.0
-    both = [start(tmp_path, at) for _ in range(2)]
+    both = [start(place, at) for _ in range(2)]
     said = sorted(says(process) for process in both)
     assert said[0].startswith("holds") and said[1].startswith("refused"), said
     for process in both:
         end(process)
 
 
-def test_a_late_taker_gives_way(tmp_path: Path) -> None:
+def test_a_late_taker_gives_way(place: Place) -> None:
     """Who looked long ago and creates an old generation finds the newer one, and does not hold."""
-    elsewhere(tmp_path, 5)
-    assert not lease._create(tmp_path, replace(elsewhere(tmp_path, 5), generation=3))
-    assert read(tmp_path) == elsewhere(tmp_path, 5)
-    assert lease._generations(tmp_path) == [5]
+    elsewhere(place, 5)
+    assert not lease._create(place, replace(elsewhere(place, 5), generation=3))
+    assert read(place) == elsewhere(place, 5)
+    assert lease._generations(place) == [5]
 
 
-def test_a_folder_in_which_nothing_was_made_is_gone(tmp_path: Path) -> None:
-    hold(tmp_path / "a" / "run").release()
-    assert not (tmp_path / "a" / "run").exists()
+def test_a_folder_in_which_nothing_was_made_is_gone(place: Place) -> None:
+    hold(place / "a" / "run").release()
+    assert not (place / "a" / "run").exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -183,9 +185,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         hold(tmp_path / "file" / "run")
 
 
-def test_losing_it_is_told(tmp_path: Path) -> None:
-    mine: Lease = hold(tmp_path)
-    elsewhere(tmp_path, 2)
+def test_losing_it_is_told(place: Place) -> None:
+    mine: Lease = hold(place)
+    elsewhere(place, 2)
     assert mine.lost.wait(5)
     mine.release()
-    assert read(tmp_path) == elsewhere(tmp_path, 2)
+    assert read(place) == elsewhere(place, 2)

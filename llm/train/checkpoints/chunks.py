@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster import places
 from cluster.errors import RunError
+from cluster.places import Place, Sink
 
 CHUNK = 1 << 20
 DIGEST_HEX = 32  # the first 16 bytes of SHA-256
+RUN_CHUNKS = 16
 
 Array = npt.NDArray[np.float32]
 
@@ -35,7 +35,7 @@ class ChunkedFile:
 
 
 def write_tensors(
-    folder: Path, name: str, tensors: Sequence[tuple[str, Array]]
+    folder: Place, name: str, tensors: Sequence[tuple[str, Array]]
 ) -> tuple[ChunkedFile, list[int]]:
     """Write flat fp32 tensors in the given order; returns the file and the byte where each begins."""
     header: dict[str, object] = {}
@@ -49,95 +49,111 @@ def write_tensors(
         offset += values.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    body = 8 + len(text)
-    starts = []
-    writer = _Writer(folder / f".{name}.tmp")
-    try:
+    starts: list[int] = []
+
+    def write(sink: Sink) -> _Writer:
+        starts.clear()  # this may be another try
+        writer = _Writer(sink)
         writer.write(len(text).to_bytes(8, "little") + text)
         for _, values in tensors:
             starts.append(writer.size)
             writer.write(np.ascontiguousarray(values).view(np.uint8).data)
-        chunks = writer.close()
-    except BaseException:
-        writer.abandon()
-        raise
-    assert writer.size == body + offset
-    os.rename(writer.path, folder / name)
-    places.sync_folder(folder)
-    return ChunkedFile(name, writer.size, chunks), starts
+        writer.finish()
+        return writer
+
+    writer = places.write_with(folder / name, write, 8 + len(text) + offset)
+    assert writer.size == 8 + len(text) + offset
+    return ChunkedFile(name, writer.size, tuple(writer.chunks)), starts
 
 
 class _Writer:
     """Writes a file and digests it by chunk on the way."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, sink: Sink) -> None:
         self.size = 0
-        self._file = open(path, "wb")  # noqa: SIM115 (closed by close or abandon)
+        self.chunks: list[str] = []
+        self._sink = sink
         self._hash = hashlib.sha256()
-        self._chunks: list[str] = []
 
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
             room = CHUNK - self.size % CHUNK
             part = view[:room]
-            self._file.write(part)
+            self._sink.write(part)
             self._hash.update(part)
             self.size += len(part)
             if self.size % CHUNK == 0:
                 self._next_chunk()
             view = view[room:]
 
-    def close(self) -> tuple[str, ...]:
+    def finish(self) -> None:
+        """The last chunk may be a shorter one."""
         if self.size % CHUNK:
             self._next_chunk()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return tuple(self._chunks)
-
-    def abandon(self) -> None:
-        self._file.close()
-        self.path.unlink(missing_ok=True)
 
     def _next_chunk(self) -> None:
-        self._chunks.append(self._hash.hexdigest()[:DIGEST_HEX])
+        self.chunks.append(self._hash.hexdigest()[:DIGEST_HEX])
         self._hash = hashlib.sha256()
 
 
 class ChunkReader:
     """Reads byte ranges of one chunked file; every byte that is returned has passed its digest."""
 
-    def __init__(self, folder: Path, file: ChunkedFile) -> None:
+    def __init__(self, folder: Place, file: ChunkedFile, run_chunks: int = RUN_CHUNKS) -> None:
+        """`run_chunks`: most that are read at once where they stand side by side, and kept."""
         self.path = folder / file.name
-        self.file = file
-        self._last: tuple[int, bytes] = (-1, b"")  # neighbouring fragments share a chunk
+        self.file, self.run_chunks = file, run_chunks
+        self._wanted = np.zeros(len(file.chunks) + 1, bool)
+        self._first, self._run = 0, b""  # neighbouring fragments share a chunk
+
+    def expect(self, start: int, length: int) -> None:
+        """Say what will be read: neighbouring chunks then come in one request, each of them only once."""
+        self._wanted[start // CHUNK : -(-(start + length) // CHUNK)] = True
 
     def read(self, start: int, length: int) -> bytes:
         """Bytes [start, start + length). RunError names file, chunk and both digests where one differs."""
-        first, last = start // CHUNK, (start + length - 1) // CHUNK
-        parts = [self._chunk(number) for number in range(first, last + 1)]
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        return data[start - first * CHUNK : start - first * CHUNK + length]
+        parts = []
+        at, stop = start, start + length
+        while at < stop:
+            first = at // CHUNK
+            if not 0 <= at - self._first * CHUNK < len(self._run):
+                self._first, self._run = first, self._fetch(first, -(-stop // CHUNK))
+            skip = at - self._first * CHUNK
+            parts.append(self._run[skip : skip + stop - at])
+            at += len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _chunk(self, number: int) -> bytes:
-        if self._last[0] == number:
-            return self._last[1]
-        expected = min(CHUNK, self.file.size - number * CHUNK)
-        data = b""
+    def _fetch(self, first: int, needed: int) -> bytes:
+        """Chunks from `first` on, at least one: up to `needed`, and further while they are expected."""
+        stop = first + 1
+        while stop - first < self.run_chunks and (stop < needed or self._wanted[stop]):
+            stop += 1
+        start, end = first * CHUNK, min(stop * CHUNK, self.file.size)
         for _ in range(2):  # a failed read is tried once again; the data are not
             try:
-                with open(self.path, "rb") as file:
-                    file.seek(number * CHUNK)
-                    data = file.read(expected)
+                data = places.read_range(self.path, start, end - start)
             except OSError as error:
-                raise RunError(f"{self.path}: cannot be read: {error}") from None
-            found = hashlib.sha256(data).hexdigest()[:DIGEST_HEX]
-            if len(data) == expected and found == self.file.chunks[number]:
-                self._last = (number, data)
+                raise RunError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+            bad = self._first_bad(first, stop, data)
+            if bad is None:
                 return data
+            number, found = bad
         raise RunError(
-            f"{self.path}: chunk {number} (bytes {number * CHUNK} to {number * CHUNK + expected}) is "
-            f"damaged: digest {found}, written as {self.file.chunks[number]}"
+            f"{self.path}: chunk {number} (bytes {number * CHUNK} to "
+            f"{min((number + 1) * CHUNK, self.file.size)}) is damaged: digest {found}, written as "
+            f"{self.file.chunks[number]}"
         )
+
+    def _first_bad(self, first: int, stop: int, data: bytes) -> tuple[int, str] | None:
+        """The first chunk that is not what was written, with the digest of what is there."""
+        view = memoryview(data)
+        for number in range(first, stop):
+            part = view[(number - first) * CHUNK : (number - first + 1) * CHUNK]
+            found = hashlib.sha256(part).hexdigest()[:DIGEST_HEX]
+            if found != self.file.chunks[number] or len(part) != self._length(number):
+                return number, found
+        return None
+
+    def _length(self, number: int) -> int:
+        return min(CHUNK, self.file.size - number * CHUNK)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 
+from cluster import places
 from cluster.errors import RunError
+from cluster.places import Place
 from llm.train.checkpoints import layout
-from llm.train.checkpoints.chunks import Array, ChunkedFile, ChunkReader
+from llm.train.checkpoints.chunks import RUN_CHUNKS, Array, ChunkedFile, ChunkReader
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.engine import STATES, Engine
 from llm.train.group import Group
 
 T = TypeVar("T")
+
+KEPT_CHUNKS = 512  # of all files together, or one of each
 
 
 class CheckpointReader:
@@ -27,7 +30,7 @@ class CheckpointReader:
     Raises RunError that names the file and what is wrong with it.
     """
 
-    def __init__(self, folder: Path, weights_only: bool = False) -> None:
+    def __init__(self, folder: Place, weights_only: bool = False) -> None:
         """`weights_only`: the optimizer's files need not be there (old checkpoints may have lost them)."""
         self.folder = folder
         try:
@@ -40,23 +43,40 @@ class CheckpointReader:
             raise RunError(f"{folder / layout.INDEX}: {error}") from None
         receipts = [self._receipt(rank, wanted) for rank, wanted in enumerate(self.index["receipts"])]
         files = [file for receipt in receipts for file in receipt.files]
+        size_of = places.size_of(folder)
         for file in files:
             if not (weights_only and file.name.startswith("optim-")):
-                self._check_size(file)
+                self._check_size(file, size_of(file.name))
         table = self._bytes(layout.FRAGMENTS)
         if layout.digest(table) != self.index["fragments"]:
             raise RunError(f"{folder / layout.FRAGMENTS}: digest differs from the index: it was changed")
         self._columns = layout.fragments_from_bytes(table)
         self._key = self._columns["tensor"] * np.uint64(len(STATES)) + self._columns["state"]
         self._numbers = {info.name: i for i, info in enumerate(self.tensors)}
-        self._readers = [ChunkReader(folder, file) for file in files]
+        run = max(1, min(RUN_CHUNKS, KEPT_CHUNKS // max(1, len(files))))
+        self._readers = [ChunkReader(folder, file, run) for file in files]
+
+    def expect(self, name: str, state: str, start: int, length: int) -> None:
+        """Say what will be read, before the first read: what stands side by side comes in one request."""
+        for reader, byte, take in self._parts(name, state, start, length):
+            reader.expect(byte, 4 * take)
 
     def read(self, name: str, state: str, start: int, length: int) -> Array:
         """Elements [start, start + length) of a tensor's state, flat, fp32."""
+        out = np.empty(length, dtype=np.float32)
+        filled = 0
+        for reader, byte, take in self._parts(name, state, start, length):
+            out[filled : filled + take] = np.frombuffer(reader.read(byte, 4 * take), dtype="<f4")
+            filled += take
+        return out
+
+    def _parts(
+        self, name: str, state: str, start: int, length: int
+    ) -> Iterator[tuple[ChunkReader, int, int]]:
+        """Where the elements stand: file, first byte, how many."""
         key = self._numbers[name] * len(STATES) + STATES.index(state)
         low, high = np.searchsorted(self._key, [key, key + 1])
         starts = self._columns["start"][low:high].astype(np.int64)
-        out = np.empty(length, dtype=np.float32)
         row = int(np.searchsorted(starts, start, side="right")) - 1
         filled = 0
         while filled < length:
@@ -64,14 +84,13 @@ class CheckpointReader:
             skip = start + filled - int(starts[row])
             take = min(length - filled, int(self._columns["length"][at]) - skip)
             byte = int(self._columns["byte"][at]) + 4 * skip
-            data = self._readers[int(self._columns["file"][at])].read(byte, 4 * take)
-            out[filled : filled + take] = np.frombuffer(data, dtype="<f4")
+            yield self._readers[int(self._columns["file"][at])], byte, take
             filled += take
             row += 1
-        return out
 
     def weights(self) -> dict[str, torch.Tensor]:
         """All weights by name, aliases included: what `load_state_dict` takes."""
+        self._expect_weights()
         found = {}
         for info in self.tensors:
             found.update(dict.fromkeys((info.name, *info.aliases), self.weight(info)))
@@ -83,8 +102,13 @@ class CheckpointReader:
 
     def check_weights(self) -> None:
         """Read every weight against its digests, one at a time."""
+        self._expect_weights()
         for info in self.tensors:
             self.weight(info)
+
+    def _expect_weights(self) -> None:
+        for info in self.tensors:
+            self.expect(info.name, "weight", 0, int(np.prod(info.shape)))
 
     def _bytes(self, name: str) -> bytes:
         try:
@@ -100,20 +124,16 @@ class CheckpointReader:
             )
         return Receipt.from_bytes(data)
 
-    def _check_size(self, file: ChunkedFile) -> None:
-        path = self.folder / file.name
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            size = None
+    def _check_size(self, file: ChunkedFile, size: int | None) -> None:
         if size != file.size:
             raise RunError(
-                f"{path}: {'missing' if size is None else f'{size} bytes'}, written with {file.size} bytes"
+                f"{self.folder / file.name}: {'missing' if size is None else f'{size} bytes'}, "
+                f"written with {file.size} bytes"
             )
 
 
 def load_newest(
-    folder: Path,
+    folder: Place,
     engine: Engine,
     group: Group,
     check: Callable[[CheckpointReader], None],
@@ -134,9 +154,10 @@ def load_newest(
         try:
             reader = CheckpointReader(candidate)
             check(reader)
-            parts = [
-                (f.values, reader.read(f.name, f.state, f.start, f.values.numel())) for f in engine.held()
-            ]
+            held = list(engine.held())
+            for f in held:
+                reader.expect(f.name, f.state, f.start, f.values.numel())
+            parts = [(f.values, reader.read(f.name, f.state, f.start, f.values.numel())) for f in held]
         except RunError as error:
             reason = str(error)
         if group.agree(not reason):
@@ -157,7 +178,7 @@ def load_newest(
     return None
 
 
-def _candidates(folder: Path, group: Group, latest_step: int | None) -> Iterator[Path]:
+def _candidates(folder: Place, group: Group, latest_step: int | None) -> Iterator[Place]:
     """The first worker's committed folders, newest first, by name on every worker."""
     own = committed_folders(folder) if group.rank == 0 else []
     if latest_step is not None:
@@ -172,7 +193,7 @@ def _candidates(folder: Path, group: Group, latest_step: int | None) -> Iterator
         yield folder / layout.folder_name(int(step), f"{int(attempt):012x}")
 
 
-def newest_good(folder: Path, take: Callable[[CheckpointReader], T]) -> tuple[CheckpointReader, T] | None:
+def newest_good(folder: Place, take: Callable[[CheckpointReader], T]) -> tuple[CheckpointReader, T] | None:
     """The newest checkpoint from which `take` takes what it needs, for use without training.
 
     None where there is none at all, RunError where none is good. A damaged one is passed over with a warning.

@@ -19,6 +19,7 @@ from cluster import places
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
 from cluster.lease import Superseded
+from cluster.places import Place
 from cluster.sealed import seal
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import Array, ChunkedFile, write_tensors
@@ -67,7 +68,7 @@ class CheckpointSaver:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         engine: Engine,
         rank: int,
         world: int,
@@ -122,7 +123,7 @@ class CheckpointSaver:
             for later in committed_folders(self.folder):
                 if step_of(later) > step:
                     (later / layout.INDEX).unlink(missing_ok=True)
-                    shutil.rmtree(later, ignore_errors=True)
+                    places.delete_tree(later)
 
     def settle(self) -> None:
         """Let the save in flight end, whatever comes of it: for a run that is about to fail."""
@@ -151,7 +152,7 @@ class CheckpointSaver:
             self._superseded = error
         except Exception as error:  # whatever it is, `finish` must know that there is no checkpoint
             why = str(error)
-            if isinstance(error, OSError) and self.folder.exists():
+            if isinstance(error, OSError) and isinstance(self.folder, Path) and self.folder.exists():
                 why += f" ({shutil.disk_usage(self.folder).free / 1e6:,.0f} MB free there)"
             self._failures.append(f"{folder}: {why}")
             self._withdraw(folder, why)
@@ -159,17 +160,17 @@ class CheckpointSaver:
                 f"warning: checkpoint {folder} failed, training goes on: {why}", file=sys.stderr, flush=True
             )
 
-    def _withdraw(self, folder: Path, why: str) -> None:
+    def _withdraw(self, folder: Place, why: str) -> None:
         """Free what this worker has written (the disk may be full), and tell the first that no more comes."""
         with contextlib.suppress(OSError):
             if self.rank == 0:
-                shutil.rmtree(folder)
+                places.delete_tree(folder)
                 return
             for file in folder.glob(f"*-{self.rank}-of-{self.world}.safetensors*"):
-                file.unlink()
+                file.unlink(missing_ok=True)
             places.write_json(folder / layout.receipt_name(self.rank), {"failed": why}, new_folder=False)
 
-    def _write_files(self, folder: Path, copies: list[tuple[str, str, int, Array]], step: int) -> Receipt:
+    def _write_files(self, folder: Place, copies: list[tuple[str, str, int, Array]], step: int) -> Receipt:
         """weights first (evaluate, generate and export read it alone), then the optimizer's states."""
         number = {info.name: i for i, info in enumerate(self.tensors)}
         files: list[ChunkedFile] = []
@@ -196,14 +197,15 @@ class CheckpointSaver:
             files.append(file)
         return Receipt(self.attempt, self.rank, self.world, tuple(files), tuple(fragments))
 
-    def _commit(self, folder: Path, state: RunState) -> None:
+    def _commit(self, folder: Place, state: RunState) -> None:
         raw = [_await_receipt(folder / layout.receipt_name(r)) for r in range(self.world)]
         receipts = [Receipt.from_bytes(data) for data in raw]
+        size_of = places.size_of(folder)
         for receipt in receipts:
             if (receipt.attempt, receipt.world) != (self.attempt, self.world):
                 raise RunError(f"{folder}: receipt {receipt.rank} is of another attempt, {receipt.attempt}")
             for file in receipt.files:
-                if (folder / file.name).stat().st_size != file.size:
+                if size_of(file.name) != file.size:
                     raise RunError(f"{folder / file.name}: not the {file.size} bytes of its receipt")
         columns = layout.fragment_columns(receipts)
         layout.check_cover(columns, self.tensors)
@@ -226,28 +228,38 @@ class CheckpointSaver:
         # Whoever takes the run over removes folders without an index. Stopped here meanwhile, and then
         # awake again, this write finds no folder.
         places.write_bytes(folder / layout.INDEX, seal(index), new_folder=False)
+        if places.is_remote(folder):
+            self._check_again(folder / layout.INDEX)
         fault_point("checkpoint.after_index", step=state.step)
         self.committed_step = state.step
 
+    def _check_again(self, index: Place) -> None:
+        """Without folders, the index is there even if another has taken the run over: then take it back."""
+        try:
+            self.check_writer()
+        except Superseded:
+            index.unlink(missing_ok=True)
+            raise
 
-def sweep(folder: Path, keep: int, newest: Path) -> None:
+
+def sweep(folder: Place, keep: int, newest: Place) -> None:
     """Remove committed checkpoints but `newest` and the keep - 1 before it. Their index goes first.
 
     `newest` was committed just now. One of a later step may be there: it was damaged, and passed over.
     """
     for old in [other for other in committed_folders(folder) if other != newest][keep - 1 :]:
         (old / layout.INDEX).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
+        places.delete_tree(old)
 
 
-def sweep_torn(folder: Path) -> None:
+def sweep_torn(folder: Place) -> None:
     """Remove what dead attempts left uncommitted. Only the run's one writer may call it, before it writes."""
     for child in folder.glob("step-*") if folder.is_dir() else ():
         if layout.FOLDER.fullmatch(child.name) and not (child / layout.INDEX).exists():
-            shutil.rmtree(child, ignore_errors=True)
+            places.delete_tree(child)
 
 
-def committed_folders(folder: Path) -> list[Path]:
+def committed_folders(folder: Place) -> list[Place]:
     """Folders with an index, newest first (by step, then by the time of the commit)."""
     found = []
     for child in folder.glob("step-*") if folder.is_dir() else ():
@@ -266,14 +278,14 @@ def _check_finite(copies: Sequence[tuple[str, str, int, Array]]) -> None:
             raise RunError(f"{state} of {name} is not finite: not committed")
 
 
-def step_of(folder: Path) -> int:
+def step_of(folder: Place) -> int:
     """The step in the name of a checkpoint's folder."""
     match = layout.FOLDER.fullmatch(folder.name)
     assert match is not None
     return int(match[1])
 
 
-def _await_receipt(path: Path) -> bytes:
+def _await_receipt(path: Place) -> bytes:
     """Read a receipt when it is there: by opening it, since listings and stats are cached on NFS."""
     deadline = time.monotonic() + RECEIPT_SECONDS
     while True:
@@ -282,4 +294,4 @@ def _await_receipt(path: Path) -> bytes:
         except FileNotFoundError:
             if time.monotonic() > deadline:
                 raise RunError(f"{path}: did not arrive within {RECEIPT_SECONDS:.0f} s") from None
-            time.sleep(0.02)
+            time.sleep(0.5 if places.is_remote(path) else 0.02)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from cluster import places
 from cluster.errors import RunError
 from cluster.lease import Superseded
 from llm.train.checkpoints import layout
@@ -53,7 +54,7 @@ def train_save_go_on(rank: int, world: int, folder: str, kinds: tuple[str, ...])
         engine = make_engine(kind, world)
         train_steps(engine, rank, world, 0, SAVED_AT)
         attempt = group_of(rank, world).new_attempt()
-        saver = CheckpointSaver(Path(folder) / f"{kind}-{world}", engine, rank, world, attempt, 2, {})
+        saver = CheckpointSaver(places.at(folder) / f"{kind}-{world}", engine, rank, world, attempt, 2, {})
         saver.save(RunState(SAVED_AT, 32, 512, "run"))
         found[kind] = train_steps(engine, rank, world, SAVED_AT, END)  # while it is being written
         saver.finish()
@@ -65,7 +66,7 @@ def resume(rank: int, world: int, folder: str, pairs: list[tuple[str, str]]) -> 
     found = {}
     for name, kind in pairs:
         engine = make_engine(kind, world)
-        state = load_newest(Path(folder) / name, engine, group_of(rank, world), lambda reader: None)
+        state = load_newest(places.at(folder) / name, engine, group_of(rank, world), lambda reader: None)
         assert state == RunState(SAVED_AT, 32, 512, "run")
         found[name, kind] = train_steps(engine, rank, world, SAVED_AT, END)
     return found
@@ -238,14 +239,12 @@ def test_ranges_across_chunks(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-import threading
-import time
-from pathlib import Path
+from cluster import places
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
 from tests.llm.train.test_engines import make_engine, train_steps
 engine = make_engine("plain", 1)
-saver = CheckpointSaver(Path(sys.argv[1]), engine, 0, 1, sys.argv[2], 2, {})
+saver = CheckpointSaver(places.at(sys.argv[1]), engine, 0, 1, sys.argv[2], 2, {})
 for step in (0, 1):
     train_steps(engine, 0, 1, step, step + 1)
     saver.save(RunState(step + 1, 8 * (step + 1), 0, "run"))
