@@ -95,7 +95,9 @@ def spikes_in_runs(rank: int, world: int, corpus: str, folder: str) -> None:
     train(rank, world, corpus, home / "parts", fault=SPIKE, guard=SPIKES, steps=11)
     train(rank, world, corpus, home / "parts", fault=SPIKE, guard=SPIKES)
     for kind in REWOUND:
-        train(rank, world, corpus, home / f"rewind-{kind}", kind, SPIKE, guard=REWIND, log_every=5)
+        for steps in (15, 16):  # stopped once after the rewind
+            options = {"guard": REWIND, "log_every": 5, "steps": steps}
+            train(rank, world, corpus, home / f"rewind-{kind}", kind, SPIKE, **options)
         train(rank, world, corpus, home / f"without-{kind}", kind, guard=REWIND, skip_samples=[RANGE])
 
 
