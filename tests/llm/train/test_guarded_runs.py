@@ -252,8 +252,10 @@ def test_a_rewound_run_is_one_without_these_samples(runs: Path, kind: str) -> No
     assert found == {step: wanted[step] for step in found}
     one, other = newest(rewound), newest(without)
     assert replace(other.state.guard, left_out=(RANGE,), rewinds=1) == one.state.guard
-    saved = [step_of(folder) for folder in committed_folders(rewound / "checkpoints")]
-    assert saved == [16, 15, 10, 5], "checkpoints of before the rewind are among them"
+    saved = committed_folders(rewound / "checkpoints")
+    assert [step_of(s) for s in saved] == [16, 15, 10, 5], "checkpoints of before the rewind are among them"
+    attempts = [folder.name.rpartition("-")[2] for folder in saved]
+    assert attempts[1] == attempts[2] and len(set(attempts)) == 3, "names from before the rewind come again"
     assert one.index["skips"] == other.index["skips"] == [list(RANGE)]
     assert one.state.next_number == other.state.next_number == 16 * 4 + 16
     for (name, value), wanted_value in zip(one.weights().items(), other.weights().values(), strict=True):
