@@ -114,7 +114,7 @@ class CheckpointSaver:
     def go_back(self, step: int, attempt: str, skips: Sequence[tuple[int, int]]) -> None:
         """Training goes on from an earlier step: checkpoints of later ones are removed, their index first.
 
-        `attempt` must be new: the names of what was removed are not used again.
+        `attempt` must be new: names that others were told of (Ray keeps a list) do not come to mean another.
         """
         self.attempt, self.record = attempt, self.record | {"skips": skips}
         self.committed_step = min(self.committed_step, step)

@@ -95,7 +95,9 @@ def spikes_in_runs(rank: int, world: int, corpus: str, folder: str) -> None:
     train(rank, world, corpus, home / "parts", fault=SPIKE, guard=SPIKES, steps=11)
     train(rank, world, corpus, home / "parts", fault=SPIKE, guard=SPIKES)
     for kind in REWOUND:
-        train(rank, world, corpus, home / f"rewind-{kind}", kind, SPIKE, guard=REWIND, log_every=5)
+        for steps in (15, 16):  # stopped once after the rewind
+            options = {"guard": REWIND, "log_every": 5, "steps": steps}
+            train(rank, world, corpus, home / f"rewind-{kind}", kind, SPIKE, **options)
         train(rank, world, corpus, home / f"without-{kind}", kind, guard=REWIND, skip_samples=[RANGE])
 
 
@@ -250,8 +252,10 @@ def test_a_rewound_run_is_one_without_these_samples(runs: Path, kind: str) -> No
     assert found == {step: wanted[step] for step in found}
     one, other = newest(rewound), newest(without)
     assert replace(other.state.guard, left_out=(RANGE,), rewinds=1) == one.state.guard
-    saved = [step_of(folder) for folder in committed_folders(rewound / "checkpoints")]
-    assert saved == [16, 15, 10, 5], "checkpoints of before the rewind are among them"
+    saved = committed_folders(rewound / "checkpoints")
+    assert [step_of(s) for s in saved] == [16, 15, 10, 5], "checkpoints of before the rewind are among them"
+    attempts = [folder.name.rpartition("-")[2] for folder in saved]
+    assert attempts[1] == attempts[2] and len(set(attempts)) == 3, "names from before the rewind come again"
     assert one.index["skips"] == other.index["skips"] == [list(RANGE)]
     assert one.state.next_number == other.state.next_number == 16 * 4 + 16
     for (name, value), wanted_value in zip(one.weights().items(), other.weights().values(), strict=True):
