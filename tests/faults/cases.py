@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from cluster import places
 from cluster.errors import RunError, UserError
 from data_jobs import open_corpus
 from data_jobs.corpus import Corpus
@@ -25,11 +26,13 @@ from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import load_newest
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders
 from llm.train.group import Group
+from tests import object_store
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl
+from tests.journeys.test_object_store import assert_same
 from tests.journeys.test_pretrain import Home, assert_same_run, wait_for_step
 from tests.llm.train.test_engines import make_engine, train_steps
 
-FLIPS, PREPARE_KILLS, WORKER_KILLS, DRIVER_KILLS = 200, 24, 4, 3
+FLIPS, PREPARE_KILLS, WORKER_KILLS, DRIVER_KILLS, STORE_KILLS = 200, 24, 4, 3, 3
 
 
 def checkpoint_flips(seed: int) -> Iterator[str]:
@@ -124,9 +127,38 @@ def driver_kills(seed: int) -> Iterator[str]:
             yield _same(home, f"driver-{number}", f"driver after step {step}")
 
 
+def object_storage(seed: int) -> Iterator[str]:
+    """Corpus and run on S3, one request in twenty failing, a worker killed: equal to the bit, on Ray."""
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder, object_store.start() as s3:
+        os.environ.update(s3.env)  # of this process, for what reads the run
+        home, bucket = _home(Path(folder), "--pretrain.steps", "12"), s3.new_bucket()
+        corpus = places.at(f"{bucket}/corpus")
+        assert isinstance(corpus, places.ObjectPath)
+        places.send_folder(home.corpus, corpus, "manifest.json")
+        for number in range(STORE_KILLS):
+            run, rank = f"{bucket}/run-{number}", draw.randint(0, 1)
+            fault = f"train.step:step={draw.randint(1, 12)}:rank={rank}"
+            if number == 0:
+                fault = "checkpoint.before_index:step=10"
+            args = [
+                str(home.recipe), "--pretrain.corpus", str(corpus), "--pretrain.out", run,
+                "--pretrain.steps", "12", "--cluster.cache_dir", str(home.path / "copies"),
+            ]  # fmt: skip
+            mark = home.path / f"killed-{number}"
+            try:
+                with s3.failing(20):
+                    home.call("llm.pretrain", *args, MANTA_FAULT=fault, MANTA_FAULT_ONCE=str(mark))
+                assert mark.exists(), "was never reached"
+                assert_same(run, home.path / "whole")
+                yield ""
+            except AssertionError as error:
+                yield f"{fault}: {str(error)[-500:]}"
+
+
 CASES: dict[str, Callable[[int], Iterator[str]]] = {
     case.__name__: case
-    for case in (checkpoint_flips, corpus_flips, prepare_kills, worker_kills, driver_kills)
+    for case in (checkpoint_flips, corpus_flips, prepare_kills, worker_kills, driver_kills, object_storage)
 }
 
 PREPARE = """
@@ -178,10 +210,10 @@ def _run(code: str, arguments: list[str], **env: str) -> int:
     return done.returncode
 
 
-def _home(folder: Path) -> Home:
+def _home(folder: Path, *args: str) -> Home:
     home = Home(folder)
     home.call("data_jobs.prepare", str(home.recipe), "--corpus.out", str(home.corpus))
-    home.pretrain("whole")
+    home.pretrain("whole", *args)
     return home
 
 
