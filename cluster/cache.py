@@ -25,7 +25,7 @@ class Cache:
     """A folder with copies. Each object keeps what it fetched until `release`, or until its process ends."""
 
     def __init__(self, folder: str | Path | None = None, most: int | None = None) -> None:
-        """`most`: bytes of all copies (None: half of the disk)."""
+        """`most`: bytes of all copies (None: half of what the disk has free without them)."""
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         self.folder = Path(folder or f"{home}/manta").expanduser().absolute()
         self._copies = self.folder / "copies"  # nothing else is removed
@@ -36,7 +36,8 @@ class Cache:
     def most(self) -> int:
         if self._most is None:
             there = next(place for place in (self.folder, *self.folder.parents) if place.exists())
-            self._most = shutil.disk_usage(there).total // 2
+            used = sum(stat.st_size for _, stat in self._files())
+            self._most = (shutil.disk_usage(there).free + used) // 2
         return self._most
 
     @property
@@ -80,8 +81,12 @@ class Cache:
                             raise PlaceError(str(path), f"ends before byte {start + size:,}: it was changed")
                     file.flush()
                     os.rename(part, copy)
-                except BaseException:
+                except BaseException as error:
                     part.unlink(missing_ok=True)
+                    if isinstance(error, OSError) and not isinstance(error, PlaceError):
+                        raise PlaceError(
+                            str(copy), f"cannot be written ({error.strerror}); set cluster.cache_dir"
+                        ) from None
                     raise
 
     def release(self, name: str) -> None:

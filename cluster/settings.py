@@ -20,8 +20,8 @@ class ClusterSettings(Settings):
         "XDG_CACHE_HOME, which is ~/.cache)"
     )  # fmt: skip
     cache_bytes: int | None = free(
-        None, "most that this folder may hold; what was not used for longest goes first (default: half of "
-        "what the disk has)", ge=1
+        None, "most bytes of copies in it; what was not used for longest goes first (default: half of what "
+        "the disk has free without them)", ge=1
     )  # fmt: skip
 
     @property

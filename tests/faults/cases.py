@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from cluster import places
 from cluster.errors import RunError, UserError
 from cluster.lease import RENEW_SECONDS
 from data_jobs import open_corpus
@@ -32,14 +33,16 @@ from llm.train.checkpoints.load import CheckpointReader, load_newest
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders
 from llm.train.group import Group
 from llm.train.run_folder import read_metrics
+from tests import object_store
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl
 from tests.journeys.home import HERE, RECIPE, Home
 from tests.journeys.test_architectures import BERT
+from tests.journeys.test_object_store import assert_same
 from tests.journeys.test_pretrain import assert_same_run, wait_for_step
 from tests.journeys.test_survival import lost_and_given, worker_pids
 from tests.llm.train.test_engines import make_engine, train_steps
 
-FLIPS, PREPARE_KILLS, DRIVER_KILLS, KILLS_IN_ONE, STARTS = 200, 24, 2, 20, 20
+FLIPS, PREPARE_KILLS, DRIVER_KILLS, KILLS_IN_ONE, STARTS, STORE_KILLS = 200, 24, 2, 20, 20, 3
 
 
 def checkpoint_flips(seed: int) -> Iterator[str]:
@@ -268,12 +271,41 @@ def stopped_workers(seed: int) -> Iterator[str]:
         yield found if right else f"{process.returncode}: {said[-500:]}"
 
 
+def object_storage(seed: int) -> Iterator[str]:
+    """Corpus and run on S3, one request in twenty failing, a worker killed: equal to the bit, on Ray."""
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder, object_store.start() as s3:
+        os.environ.update(s3.env)  # of this process, for what reads the run
+        home, bucket = _home(Path(folder), "--pretrain.steps", "12"), s3.new_bucket()
+        corpus = places.at(f"{bucket}/corpus")
+        assert isinstance(corpus, places.ObjectPath)
+        places.send_folder(home.corpus, corpus, "manifest.json")
+        for number in range(STORE_KILLS):
+            run, rank = f"{bucket}/run-{number}", draw.randint(0, 1)
+            fault = f"train.step:step={draw.randint(1, 12)}:rank={rank}"
+            if number == 0:
+                fault = "checkpoint.before_index:step=10"
+            args = [
+                str(home.recipe), "--pretrain.corpus", str(corpus), "--pretrain.out", run,
+                "--pretrain.steps", "12", "--cluster.cache_dir", str(home.path / "copies"),
+            ]  # fmt: skip
+            mark = home.path / f"killed-{number}"
+            try:
+                with s3.failing(20):
+                    home.call("llm.pretrain", *args, MANTA_FAULT=fault, MANTA_FAULT_ONCE=str(mark))
+                assert mark.exists(), "was never reached"
+                assert_same(run, home.path / "whole")
+                yield ""
+            except AssertionError as error:
+                yield f"{fault}: {str(error)[-500:]}"
+
+
 CASES: dict[str, Callable[[int], Iterator[str]]] = {
     case.__name__: case
     for case in (
         checkpoint_flips, corpus_flips, prepare_kills, worker_kills, checkpoint_kills, random_kills,
         driver_kills, sigterms, node_kills, elastic, worlds, two_starts, paused_holders,
-        stopped_workers,
+        stopped_workers, object_storage,
     )
 }  # fmt: skip
 
@@ -281,7 +313,6 @@ PREPARE = """
 import sys
 from pathlib import Path
 from llm.train.group import Group
-from llm.train.run_folder import read_metrics
 from tests.data_jobs.conftest import prepare, settings_for
 prepare(settings_for(sys.argv[1], shard_bytes=20_000, split_bytes=20_000), Path(sys.argv[2]))
 """
