@@ -83,6 +83,8 @@ class Cache:
                     os.rename(part, copy)
                 except BaseException as error:
                     part.unlink(missing_ok=True)
+                    if isinstance(error, FileNotFoundError):
+                        raise PlaceError(str(path), "is gone; it was there a moment ago") from None
                     if isinstance(error, OSError) and not isinstance(error, PlaceError):
                         raise PlaceError(
                             str(copy), f"cannot be written ({error.strerror}); set cluster.cache_dir"

@@ -79,9 +79,8 @@ class Corpus:
                 raise UserError(
                     f"{self.path}: no source '{source}' with documents in '{split}' (there: {there})"
                 )
-            opened = [_OpenShard(self.open, shard, self.token_width) for shard in own]
             kind = FarTokenStream if self.copies and not self.copies.fit else TokenStream
-            self._streams[source, split] = kind(opened, own, self.token_width)
+            self._streams[source, split] = kind(self.path, own, self.token_width, self.open)
         return self._streams[source, split]
 
     def open(self, shard: Shard) -> ShardFile | RangedShard:
@@ -118,14 +117,22 @@ class Corpus:
 class TokenStream:
     """All tokens of one source and split as one array, in shard order; each document ends with eos."""
 
-    def __init__(self, opened: Sequence[_OpenShard], shards: Sequence[Shard], width: int) -> None:
+    def __init__(
+        self,
+        folder: Place,
+        shards: Sequence[Shard],
+        width: int,
+        open_file: Callable[[Shard], ShardFile | RangedShard] | None = None,
+    ) -> None:
+        """`open_file`: how a shard is opened (default: as a file of the folder)."""
         self.width = width
         """Bytes a token."""
         self.tokens = sum(shard.tokens for shard in shards)
         self.documents = sum(shard.documents for shard in shards)
         self.bytes = sum(shard.bytes for shard in shards)
         """UTF-8 bytes of the cleaned text."""
-        self._shards = list(opened)
+        open_file = open_file or (lambda shard: ShardFile(str(folder / shard.name), shard.digest))
+        self._shards = [_OpenShard(open_file, shard, width) for shard in shards]
         self._starts = np.cumsum([0, *(shard.tokens for shard in shards)])
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
