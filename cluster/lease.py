@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -84,8 +84,9 @@ class Pass:
 class Lease:
     """Held by this process, and renewed by a thread of it until `release`."""
 
-    def __init__(self, folder: Place, holder: Holder) -> None:
-        self.folder, self.holder = folder, holder
+    def __init__(self, folder: Place, holder: Holder, made: Sequence[Path] = ()) -> None:
+        """`made`: the folder and those above it that were not there before."""
+        self.folder, self.holder, self._made = folder, holder, made
         self.lost = threading.Event()
         """Set when another was found to hold it."""
         self._ended = threading.Event()
@@ -111,6 +112,9 @@ class Lease:
             self.of_workers.check()
             if [child.name for child in self.folder.iterdir()] == [FOLDER]:
                 places.delete_tree(self.folder)
+                for parent in self._made[1:]:
+                    with contextlib.suppress(OSError):  # another has made something in it
+                        parent.rmdir()
             else:
                 self._write(replace(self.holder, released=True))
         except Superseded:
@@ -161,8 +165,11 @@ def hold(
             number, secrets.token_hex(8), socket.gethostname(), _boot(), os.getpid(),
             _started(os.getpid()), job,
         )  # fmt: skip
+        made = [] if places.is_remote(folder) else [f for f in (folder, *folder.parents) if not f.exists()]
         try:
             created = _create(folder, holder)
+        except places.PlaceError:
+            raise
         except OSError as error:
             raise UserError(f"{folder}: cannot be written: {error.strerror}: {error.filename}") from None
         if not created:
@@ -170,7 +177,7 @@ def hold(
         for old in _generations(folder):
             if old < number:
                 _file(folder, old).unlink(missing_ok=True)
-        return Lease(folder, holder)
+        return Lease(folder, holder, made)
 
 
 def read(folder: Place) -> Holder | None:

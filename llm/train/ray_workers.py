@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from llm.train.run_folder import RunFolder, last_line
 from llm.train.worker import OUT_OF_MEMORY, Job, Worker, work
 
 WATCH_SECONDS = 5.0
+ROOM_SECONDS = 25.0  # that room must last before it is used: Ray counts its nodes anew every 20 s
+TRIES = 3  # to grow, for one set of nodes
 START_SECONDS = 20.0  # after which an elastic group is planned anew: a lost node may have been counted on
 GROW = "grow"  # in the run's stop file
 
@@ -105,8 +108,9 @@ class _Watch:
 
     def __init__(self, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
         self.run, self.workers, self.bundle = run, settings.workers, bundle
-        self._tried: set[frozenset[str]] = set()
-        self._seen_room = self._told = False
+        self._tried: dict[frozenset[str], int] = {}
+        self._room_since: float | None = None
+        self._told = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="cluster watch", daemon=True)
 
@@ -141,22 +145,22 @@ class _Watch:
             )
 
     def _grow(self) -> None:
-        """Ask for a checkpoint and a new start, once for each set of nodes, where one more would fit."""
+        """Ask for a checkpoint and a new start where there was room for one more worker for a while."""
         nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
         line = last_line(self.run.metrics)
         now = line.get("workers", self.workers.max) if line else self.workers.max
         room = _bundles(ray.available_resources(), self.bundle)
-        had_room, self._seen_room = self._seen_room, room > 0
-        if now >= self.workers.max or not (room and had_room) or nodes in self._tried:
+        tries = self._tried.get(nodes, 0)
+        if now >= self.workers.max or not room or tries >= TRIES or self.run.stop.exists():
+            self._room_since = None
             return
-        if self.run.stop.exists():
+        if self._room_since is None:
+            self._room_since = time.monotonic()
+        if time.monotonic() - self._room_since < ROOM_SECONDS:
             return
-        self._tried.add(nodes)
+        self._room_since, self._tried[nodes] = None, tries + 1
         more = min(room, self.workers.max - now)
-        print(
-            f"room for {more} more workers beside {now}: a checkpoint, then a start with more",
-            file=sys.stderr,
-        )
+        print(f"room for {more} more workers beside {now}: a checkpoint, then a new start", file=sys.stderr)
         places.write_bytes(self.run.stop, GROW.encode())
 
 
