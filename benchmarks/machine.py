@@ -30,8 +30,11 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, Any]:
-    """Libraries, and the commit; `-dirty` where the tree differs from it."""
-    return environment() | {"commit": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty")}
+    """Libraries, and the commit; `-dirty` where the tree, but for kept results, differs from it."""
+    git = ("git", "-C", str(ROOT))
+    commit = _said(*git, "describe", "--always")
+    changed = _said(*git, "status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
+    return environment() | {"commit": f"{commit}-dirty" if commit and changed else commit}
 
 
 def _cpu_model() -> str:

@@ -21,8 +21,9 @@ from llm.settings import PretrainSettings
 from llm.tasks.metrics import perplexity, share_interval
 from llm.train.group import Group
 from llm.train.objective import Objective
+from llm.train.run_order import make_rule
 from llm.train.validate import Measured, measure
-from llm.train.worker import make_rule, split_size
+from llm.train.worker import split_size
 
 IMPORTED_LENGTH = 1024  # tokens of a window, where a model was made for many more
 

@@ -21,7 +21,8 @@ from llm.train.checkpoints.load import CheckpointReader
 from llm.train.checkpoints.save import committed_folders
 from llm.train.progress import Progress
 from llm.train.run_folder import RunFolder
-from llm.train.worker import Job, check_goes_on, even_micro_batch, make_order, make_rule, work_here
+from llm.train.run_order import check_goes_on, even_micro_batch, make_order, make_rule
+from llm.train.worker import Job, work_here
 
 STOP = "stop"
 LOST_SECONDS = 10.0

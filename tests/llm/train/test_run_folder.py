@@ -13,8 +13,8 @@ from cluster.errors import RunError, UserError
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.group import join_digest, split_digest
 from llm.train.run_folder import RunFolder, begin_run, open_run, set_aside
+from llm.train.run_order import even_micro_batch
 from llm.train.tracking import MetricsFile
-from llm.train.worker import even_micro_batch
 
 CORPUS = {"path": "/c", "corpus_id": "a1", "tokenizer": "t1", "vocab_size": 9}
 
