@@ -136,8 +136,8 @@ def lost_and_given(home: Home, given: bool = True) -> str:
     rows = llm.read_metrics(run)
     last = rows[-1]["step"]
     args = (*HERE, *SLOW, "--pretrain.samples.every", "0", "--pretrain.steps", "6000")
-    home.pretrain("alone", *args, status=-9, MANTA_FAULT=f"train.step:step={last + 1}")
-    alone = llm.read_metrics(home.path / "alone")
+    home.pretrain("elastic_alone", *args, status=-9, MANTA_FAULT=f"train.step:step={last + 1}")
+    alone = llm.read_metrics(home.path / "elastic_alone")
     if [row["step"] for row in rows] != list(range(last + 1)) or len(alone) != last + 1:
         return f"steps {[row['step'] for row in rows]}"
     seen = [row["workers"] for row in rows[1:]]
