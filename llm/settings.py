@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
@@ -197,6 +198,8 @@ class CheckpointSettings(Settings):
 
     every: int = free(200, "steps between checkpoints (one is always made at the end)", ge=1)
     keep: int = free(3, "newest checkpoints that are kept", ge=1)
+    keep_every: int | None = free(None, "those at multiples of this step are kept for good", ge=1)
+    keep_best: int = free(0, "so many with the lowest validation loss are kept, too", ge=0)
 
 
 class WandbSettings(Settings):
@@ -344,7 +347,7 @@ class PretrainSettings(Settings):
     wandb: WandbSettings = free(WandbSettings(), "tracking")
 
     @model_validator(mode="after")
-    def _batch_feeds_workers(self) -> PretrainSettings:
+    def _fields_agree(self) -> PretrainSettings:
         if self.batch < self.workers.max:
             raise ValueError(
                 f"batch ({self.batch}) is smaller than workers ({self.workers.max}): some would have nothing "
@@ -362,6 +365,13 @@ class PretrainSettings(Settings):
                     f"offload.{name} needs engine deepspeed with zero_stage {stage} or more, engine is "
                     f"{self.engine} and zero_stage {self.zero_stage}"
                 )
+        meet = math.lcm(self.checkpoint.every, self.validation.every)
+        if self.checkpoint.keep_best and not 0 < meet < self.steps:
+            raise ValueError(
+                "checkpoint.keep_best compares checkpoints that were validated at their own step: "
+                f"checkpoint.every ({self.checkpoint.every}) and validation.every ({self.validation.every}) "
+                f"have none in common before step {self.steps}"
+            )
         if self.launch == "here" and self.workers.min != 1:
             raise ValueError(f"launch 'here' runs one worker, workers is {self.workers}")
         return self

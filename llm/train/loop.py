@@ -121,7 +121,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
             notes = {}
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
             if last or sums.save or state.step % settings.checkpoint.every == 0:
-                parts.saver.save(state)
+                parts.saver.save(state, found.get("val_loss"))
                 parts.beat()
             clock.restart()
             if sums.stop:

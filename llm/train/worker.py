@@ -27,7 +27,8 @@ from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
-from llm.train.checkpoints.save import CheckpointSaver, committed_folders, sweep_torn
+from llm.train.checkpoints.retention import Keep
+from llm.train.checkpoints.save import CheckpointSaver, best_of, committed_folders, sweep_torn
 from llm.train.engine import Engine
 from llm.train.group import Group
 from llm.train.guard import finite
@@ -182,8 +183,9 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         send_logs()
         writer.check()
 
+    kept = Keep(settings.checkpoint.keep, settings.checkpoint.keep_every, settings.checkpoint.keep_best)
     saver = CheckpointSaver(
-        folder.checkpoints, engine, group.rank, group.world, attempt, settings.checkpoint.keep, record,
+        folder.checkpoints, engine, group.rank, group.world, attempt, kept, record,
         before_commit,
     )  # fmt: skip
     tracker = make_tracker(job, folder, settings, state, logs)
@@ -338,6 +340,7 @@ def write_summary(
         "tokens_per_second": rates[len(rates) // 2] if rates else None,
         "attempts": len({row["attempt"] for row in rows}),
         "skipped_steps": state.guard.skipped,
+        "best_checkpoint": best_of(folder.checkpoints),
         "state": asdict(state),
     }
     places.write_json(folder.summary, finite(summary))

@@ -30,6 +30,7 @@ from data_jobs.shards import ShardFile
 from data_jobs.verify import problems
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import CheckpointReader, load_newest
+from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders
 from llm.train.group import Group
 from llm.train.run_folder import read_metrics
@@ -50,7 +51,7 @@ def checkpoint_flips(seed: int) -> Iterator[str]:
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         engine = make_engine("plain", 1)
-        saver = CheckpointSaver(Path(folder), engine, 0, 1, "ab" * 6, 2, {})
+        saver = CheckpointSaver(Path(folder), engine, 0, 1, "ab" * 6, Keep(2), {})
         for step in (1, 2):
             train_steps(engine, 0, 1, step - 1, step)
             saver.save(RunState(step, 8 * step, 0, "run"))

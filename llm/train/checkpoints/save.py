@@ -24,6 +24,7 @@ from cluster.sealed import seal
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import Array, ChunkedFile, write_tensors
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
+from llm.train.checkpoints.retention import Keep
 from llm.train.engine import STATES, Engine, Fragment
 
 RECEIPT_SECONDS = 600.0  # how long the first worker waits for the others' files
@@ -73,7 +74,7 @@ class CheckpointSaver:
         rank: int,
         world: int,
         attempt: str,
-        keep: int,
+        keep: Keep,
         record: dict[str, Any],
         check_writer: Callable[[], None] = lambda: None,
     ) -> None:
@@ -88,15 +89,18 @@ class CheckpointSaver:
         self._failures: list[str] = []
         self._superseded: Superseded | None = None
 
-    def save(self, state: RunState) -> None:
-        """Copy the state at this moment and write it in the background."""
+    def save(self, state: RunState, val_loss: float | None = None) -> None:
+        """Copy the state at this moment and write it in the background.
+
+        `val_loss`: of a validation at this very step; what `Keep.best` compares.
+        """
         self.wait()
         start = time.perf_counter()
         held = self.engine.held()
         parts = held if self.engine.partitioned else owned(held, self.tensors, self.rank, self.world)
         copies = [(f.name, f.state, f.start, f.values.to("cpu", copy=True).numpy()) for f in parts]
         self.stall_seconds += time.perf_counter() - start
-        self._thread = threading.Thread(target=self._write, args=(copies, state), daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(copies, state, val_loss), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -136,7 +140,9 @@ class CheckpointSaver:
         if self._failures:
             raise RunError(f"the last checkpoint failed: {self._failures[-1]}")
 
-    def _write(self, copies: list[tuple[str, str, int, Array]], state: RunState) -> None:
+    def _write(
+        self, copies: list[tuple[str, str, int, Array]], state: RunState, val_loss: float | None
+    ) -> None:
         folder = self.folder / layout.folder_name(state.step, self.attempt)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -145,8 +151,8 @@ class CheckpointSaver:
             fault_point("checkpoint.before_receipt", step=state.step, rank=self.rank)
             places.write_bytes(folder / layout.receipt_name(self.rank), receipt.to_bytes())
             if self.rank == 0:
-                self._commit(folder, state)
-                sweep(self.folder, self.keep, folder)
+                self._commit(folder, state, val_loss)
+                self._sweep(folder)
             self._failures.clear()
         except Superseded as error:
             self._superseded = error
@@ -197,7 +203,7 @@ class CheckpointSaver:
             files.append(file)
         return Receipt(self.attempt, self.rank, self.world, tuple(files), tuple(fragments))
 
-    def _commit(self, folder: Place, state: RunState) -> None:
+    def _commit(self, folder: Place, state: RunState, val_loss: float | None) -> None:
         raw = [_await_receipt(folder / layout.receipt_name(r)) for r in range(self.world)]
         receipts = [Receipt.from_bytes(data) for data in raw]
         size_of = places.size_of(folder)
@@ -217,6 +223,7 @@ class CheckpointSaver:
             "step": state.step,
             "n": state.next_number,
             "state": asdict(state),
+            "val_loss": val_loss,
             "world": self.world,
             "tensors": [asdict(info) for info in self.tensors],
             "states": list(STATES),
@@ -233,6 +240,14 @@ class CheckpointSaver:
         fault_point("checkpoint.after_index", step=state.step)
         self.committed_step = state.step
 
+    def _sweep(self, newest: Place) -> None:
+        """Remove committed checkpoints that are no longer kept. Their index goes first."""
+        folders = [newest, *(other for other in committed_folders(self.folder) if other != newest)]
+        losses = [val_loss_of(folder) if self.keep.best else None for folder in folders]
+        for i in self.keep.superfluous([step_of(folder) for folder in folders], losses):
+            (folders[i] / layout.INDEX).unlink(missing_ok=True)
+            places.delete_tree(folders[i])
+
     def _check_again(self, index: Place) -> None:
         """Without folders, the index is there even if another has taken the run over: then take it back."""
         try:
@@ -240,16 +255,6 @@ class CheckpointSaver:
         except Superseded:
             index.unlink(missing_ok=True)
             raise
-
-
-def sweep(folder: Place, keep: int, newest: Place) -> None:
-    """Remove committed checkpoints but `newest` and the keep - 1 before it. Their index goes first.
-
-    `newest` was committed just now. One of a later step may be there: it was damaged, and passed over.
-    """
-    for old in [other for other in committed_folders(folder) if other != newest][keep - 1 :]:
-        (old / layout.INDEX).unlink(missing_ok=True)
-        places.delete_tree(old)
 
 
 def sweep_torn(folder: Place) -> None:
@@ -283,6 +288,25 @@ def step_of(folder: Place) -> int:
     match = layout.FOLDER.fullmatch(folder.name)
     assert match is not None
     return int(match[1])
+
+
+def val_loss_of(folder: Place) -> float | None:
+    """Validation loss at a checkpoint's own step; None where it has none, or no index that can be read."""
+    try:
+        loss = layout.index_from_bytes((folder / layout.INDEX).read_bytes()).get("val_loss")
+    except (OSError, ValueError):
+        return None
+    return None if loss is None else float(loss)
+
+
+def best_of(folder: Place) -> dict[str, Any] | None:
+    """The committed checkpoint with the lowest validation loss at its own step."""
+    losses = ((val_loss_of(child), child) for child in committed_folders(folder))
+    found = [(loss, child) for loss, child in losses if loss is not None]
+    if not found:
+        return None
+    loss, child = min(found, key=lambda pair: pair[0])
+    return {"folder": child.name, "step": step_of(child), "val_loss": loss}
 
 
 def _await_receipt(path: Place) -> bytes:

@@ -20,6 +20,7 @@ from llm.exchange.model_folder import read_imported
 from llm.model import make_model
 from llm.settings import ModelSettings, OptimizerSettings
 from llm.train.checkpoints.layout import RunState
+from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
@@ -61,7 +62,7 @@ def run_folder(tokenizer: Tokenizer, tmp_path: Path) -> Path:
     for step in (3, 4):
         model = make_model(settings, tokenizer.vocab_size, seed=step)
         engine = PlainEngine(Objective(model, "fp32"), OptimizerSettings(), 1)
-        saver = CheckpointSaver(run / "checkpoints", engine, 0, 1, f"{step:012x}", 2, {})
+        saver = CheckpointSaver(run / "checkpoints", engine, 0, 1, f"{step:012x}", Keep(2), {})
         saver.save(RunState(step, 0, 0, ""))
         saver.finish()
     newest = run / "checkpoints" / f"step-{4:09d}-{4:012x}" / "weights-0-of-1.safetensors"

@@ -24,6 +24,7 @@ from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import CHUNK, ChunkReader, write_tensors
 from llm.train.checkpoints.layout import RunState, TensorInfo
 from llm.train.checkpoints.load import CheckpointReader, load_newest, newest_good
+from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders, owned, sweep_torn
 from llm.train.engine import STATES, Fragment
 from llm.train.group import Group
@@ -54,7 +55,9 @@ def train_save_go_on(rank: int, world: int, folder: str, kinds: tuple[str, ...])
         engine = make_engine(kind, world)
         train_steps(engine, rank, world, 0, SAVED_AT)
         attempt = group_of(rank, world).new_attempt()
-        saver = CheckpointSaver(places.at(folder) / f"{kind}-{world}", engine, rank, world, attempt, 2, {})
+        saver = CheckpointSaver(
+            places.at(folder) / f"{kind}-{world}", engine, rank, world, attempt, Keep(2), {}
+        )
         saver.save(RunState(SAVED_AT, 32, 512, "run"))
         found[kind] = train_steps(engine, rank, world, SAVED_AT, END)  # while it is being written
         saver.finish()
@@ -190,7 +193,7 @@ def test_nothing_uncommitted_is_seen_and_it_is_swept(saved: Any, tmp_path: Path)
 
 def test_a_receipt_of_another_attempt_commits_nothing(tmp_path: Path, capsys: Any) -> None:
     engine = make_engine("plain", 1)
-    saver = CheckpointSaver(tmp_path, engine, 0, 1, "ab" * 6, 2, {})
+    saver = CheckpointSaver(tmp_path, engine, 0, 1, "ab" * 6, Keep(2), {})
     receipt = layout.Receipt("ef" * 6, 0, 1, (), ())
     saver._write_files = lambda *args: receipt  # type: ignore[method-assign]
     saver.save(RunState(1, 8, 128, "run"))
@@ -241,10 +244,11 @@ KILLED = """
 import sys
 from cluster import places
 from llm.train.checkpoints.layout import RunState
+from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver
 from tests.llm.train.test_engines import make_engine, train_steps
 engine = make_engine("plain", 1)
-saver = CheckpointSaver(places.at(sys.argv[1]), engine, 0, 1, sys.argv[2], 2, {})
+saver = CheckpointSaver(places.at(sys.argv[1]), engine, 0, 1, sys.argv[2], Keep(2), {})
 for step in (0, 1):
     train_steps(engine, 0, 1, step, step + 1)
     saver.save(RunState(step + 1, 8 * (step + 1), 0, "run"))
@@ -277,7 +281,7 @@ def test_killed_at_each_point_of_a_commit(tmp_path: Path, point: str, left: int)
 
 def test_old_ones_are_swept_and_the_newest_kept(tmp_path: Path) -> None:
     engine = make_engine("plain", 1)
-    saver = CheckpointSaver(tmp_path, engine, 0, 1, "ab" * 6, 2, {})
+    saver = CheckpointSaver(tmp_path, engine, 0, 1, "ab" * 6, Keep(2), {})
     for step in (1, 2, 3):
         saver.save(RunState(step, 8 * step, 0, "run"))
     saver.finish()
@@ -285,20 +289,41 @@ def test_old_ones_are_swept_and_the_newest_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        (Keep(1, every=3), [7, 6, 3]),
+        (Keep(2, best=2), [7, 6, 5, 2]),
+        (Keep(1, best=1), [7, 2]),
+        (Keep(1, every=4, best=1), [7, 4, 2]),
+    ],
+)
+def test_every_nth_and_the_best_are_kept(tmp_path: Path, keep: Keep, left: list[int]) -> None:
+    """Losses of each step, None where it was not validated; over a restart that knows the folder alone."""
+    losses = [None, 2.0, None, 3.0, 2.5, None, None]
+    for steps, attempt in (((1, 2, 3, 4), "ab" * 6), ((5, 6, 7), "cd" * 6)):
+        saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, attempt, keep, {})
+        for step in steps:
+            saver.save(RunState(step, 8 * step, 0, "run"), losses[step - 1])
+        saver.finish()
+    assert [CheckpointReader(f).state.step for f in committed_folders(tmp_path)] == left
+    assert len(list(tmp_path.iterdir())) == len(left)
+
+
 def test_a_damaged_newer_one_does_not_push_out_the_good(tmp_path: Path) -> None:
     """keep 1, and a damaged checkpoint of a later step: what was committed just now stays."""
     engine = make_engine("plain", 1)
-    later = CheckpointSaver(tmp_path, engine, 0, 1, "ab" * 6, 1, {})
+    later = CheckpointSaver(tmp_path, engine, 0, 1, "ab" * 6, Keep(1), {})
     later.save(RunState(9, 72, 0, "run"))
     later.finish()
-    saver = CheckpointSaver(tmp_path, engine, 0, 1, "cd" * 6, 1, {})
+    saver = CheckpointSaver(tmp_path, engine, 0, 1, "cd" * 6, Keep(1), {})
     saver.save(RunState(5, 40, 0, "run"))
     saver.finish()
     assert layout.folder_name(5, "cd" * 6) in [folder.name for folder in committed_folders(tmp_path)]
 
 
 def test_whatever_fails_in_the_background_is_told(tmp_path: Path) -> None:
-    saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, "ab" * 6, 1, {"settings": {1, 2}})
+    saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, "ab" * 6, Keep(1), {"settings": {1, 2}})
     saver.save(RunState(1, 8, 0, "run"))
     with pytest.raises(RunError, match="the last checkpoint failed"):
         saver.finish()
@@ -306,7 +331,7 @@ def test_whatever_fails_in_the_background_is_told(tmp_path: Path) -> None:
 
 def test_a_worker_that_cannot_write_is_told_at_once(tmp_path: Path, capsys: Any) -> None:
     """The other's failure reaches the first by its receipt: nothing is committed, nothing waited for."""
-    savers = [CheckpointSaver(tmp_path, make_engine("plain", 2), r, 2, "ab" * 6, 2, {}) for r in (0, 1)]
+    savers = [CheckpointSaver(tmp_path, make_engine("plain", 2), r, 2, "ab" * 6, Keep(2), {}) for r in (0, 1)]
     first, second = savers
 
     def full(*_: Any) -> Any:
@@ -328,10 +353,11 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from llm.train.checkpoints.layout import RunState
+from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver
 from tests.llm.train.test_engines import make_engine
 engine = make_engine("plain", 1)
-saver = CheckpointSaver(Path(sys.argv[1]), engine, 0, 1, "ab" * 6, 9, {})
+saver = CheckpointSaver(Path(sys.argv[1]), engine, 0, 1, "ab" * 6, Keep(9), {})
 for step in range(1, 5):
     saver.save(RunState(step, 8 * step, 0, "run"))
     if step == 1:
@@ -359,7 +385,7 @@ def test_a_superseded_writer_commits_nothing(tmp_path: Path) -> None:
         if taken.is_set():
             raise Superseded("another writes")
 
-    saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, "ab" * 6, 2, {}, check)
+    saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, "ab" * 6, Keep(2), {}, check)
     saver.save(RunState(1, 8, 0, "run"))
     saver.finish()
     taken.set()
@@ -368,7 +394,7 @@ def test_a_superseded_writer_commits_nothing(tmp_path: Path) -> None:
         saver.finish()
     assert [CheckpointReader(f).state.step for f in committed_folders(tmp_path)] == [1]
     late = CheckpointSaver(
-        tmp_path, make_engine("plain", 1), 0, 1, "cd" * 6, 2, {}, lambda: sweep_torn(tmp_path)
+        tmp_path, make_engine("plain", 1), 0, 1, "cd" * 6, Keep(2), {}, lambda: sweep_torn(tmp_path)
     )
     late.save(RunState(3, 24, 0, "run"))
     with pytest.raises(RunError, match="the last checkpoint failed"):

@@ -23,6 +23,7 @@ from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import CHUNK, ChunkReader, write_tensors
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import CheckpointReader, load_newest
+from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders, sweep_torn
 from llm.train.run_folder import RunFolder, StopSign, begin_run, read_lines, set_aside
 from llm.train.tracking import LineFile, MetricsFile
@@ -59,7 +60,7 @@ def test_two_workers_save_and_another_world_goes_on(s3: S3, bucket: str, tmp_pat
 
 
 def saved(folder: ObjectPath, step: int = 3, **changes: Any) -> ObjectPath:
-    saver = CheckpointSaver(folder, make_engine("plain", 1), 0, 1, "ab" * 6, 2, {}, **changes)
+    saver = CheckpointSaver(folder, make_engine("plain", 1), 0, 1, "ab" * 6, Keep(2), {}, **changes)
     saver.save(RunState(step, 8 * step, 0, "run"))
     saver.finish()
     return folder / layout.folder_name(step, "ab" * 6)
