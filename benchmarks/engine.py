@@ -28,6 +28,7 @@ from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, OptimizerSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import load_newest
+from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver
 from llm.train.engine import Engine
 from llm.train.group import Group
@@ -55,7 +56,7 @@ def saving_rows(ground: Ground) -> list[Row]:
     """Blocks of steps that begin with a save beside blocks that do not; a save's stall beside a bare copy."""
     shape, every, pairs = (QUICK, 2, 1) if ground.quick else (SHAPE, EVERY, PAIRS)
     engine = make_engine("plain", shape, 1)
-    saver = CheckpointSaver(ground.fresh("checkpoints"), engine, 0, 1, "ab" * 6, 2, {})
+    saver = CheckpointSaver(ground.fresh("checkpoints"), engine, 0, 1, "ab" * 6, Keep(2), {})
     step = training_step(engine, shape)
     step(), step()
     state_mb = sum(f.values.nbytes for f in engine.held()) / 1e6
@@ -211,7 +212,7 @@ def _enter(rank: int, world: int, store: str, queue: Any, work: Callable[..., An
 
 def _save(group: Group, folder: Path, shape: Shape) -> None:
     saver = CheckpointSaver(
-        folder, make_engine("zero", shape, group.world), group.rank, group.world, "cd" * 6, 2, {}
+        folder, make_engine("zero", shape, group.world), group.rank, group.world, "cd" * 6, Keep(2), {}
     )
     saver.save(RunState(1, 0, 0, "run"))
     saver.finish()

@@ -171,7 +171,7 @@ class ValidationSettings(Settings):
 class SampleSettings(Settings):
     """Text that the model writes while it trains."""
 
-    every: int = free(0, "steps between samples; 0: none", ge=0)
+    every: int = free(0, "steps between samples; 0: at the end alone", ge=0)
     prompts: tuple[str, ...] = free((), "what each sample begins with")
     tokens: int = free(80, "tokens that each sample goes on", ge=1)
 
@@ -330,7 +330,10 @@ class PretrainSettings(Settings):
         3, "times in a row, without a new checkpoint between, that a lost worker restarts the group", ge=0
     )
     hang_seconds: int = free(
-        600, "seconds without a finished step or batch of validation after which the group is restarted", ge=5
+        600,
+        "seconds without a finished step or batch of validation after which the group is restarted; more "
+        "than writing a checkpoint takes",
+        ge=5,
     )
     verify: Literal["start", "read"] | None = free(
         None, "when the corpus' digests are checked (default: at the start up to 2 GiB, else at first read)"

@@ -26,7 +26,9 @@ from llm.train.worker import Job, work_here
 
 STOP = "stop"
 LOST_SECONDS = 10.0
-STOP_SECONDS = 60.0  # how long the workers may take for the checkpoint after a signal
+# How long the workers may take for the checkpoint after a signal. A network file system may show them the
+# wish a minute late.
+STOP_SECONDS = 120.0
 
 
 def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, run: RunFolder) -> None:

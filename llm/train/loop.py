@@ -63,7 +63,7 @@ class StepSums:
 def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
     """Train from `state` to the last step, or until a stop is wanted; the last logged values."""
     settings, clock, values = parts.settings, _Clock(parts), dict[str, Any]()
-    seen_commit, notes = -1, dict[str, Any]()
+    seen_commit, save_wanted, notes = -1, False, dict[str, Any]()
     if state.step == 0:
         values = {"step": 0, "time": time.time(), **parts.validate(settings.validation.max_samples)}
         parts.log(values)
@@ -73,6 +73,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
             fault_point("train.step", step=batch.step + 1, rank=parts.group.rank, sample=batch.numbers)
             counts = _count(parts, batch)
             sums = _exchange(parts, batch, counts, _accumulate(parts, batch, counts), parts.engine.norm())
+            save_wanted |= sums.save
             why = why_skip(sums.loss, sums.norm, state.guard, settings.guard)
             told = f"loss {sums.loss:.4g}, gradient norm {sums.norm:.4g}"
             if why == "spike" and (back := parts.rewind(state, parts.loader.plan, f"a spike ({told})")):
@@ -120,8 +121,9 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 check_row(guard, settings.guard, state.step, (begin, state.next_number), told)
             notes = {}
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
-            if last or sums.save or state.step % settings.checkpoint.every == 0:
+            if last or save_wanted or state.step % settings.checkpoint.every == 0:
                 parts.saver.save(state, found.get("val_loss"))
+                save_wanted = False
                 parts.beat()
             clock.restart()
             if sums.stop:

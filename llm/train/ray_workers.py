@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from ray.train.v2._internal.execution.context import TrainContext, get_train_con
 
 from cluster import places
 from cluster.errors import RunError, UserError
-from cluster.places import ObjectPath
+from cluster.places import ObjectPath, Place
 from llm.settings import PretrainSettings
+from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.group import Group
-from llm.train.restarts import remember_cause
 from llm.train.run_folder import RunFolder, last_line
 from llm.train.worker import OUT_OF_MEMORY, Job, Worker, work
 
@@ -34,6 +34,7 @@ WATCH_SECONDS = 5.0
 ROOM_SECONDS = 25.0  # that room must last before it is used: Ray counts its nodes anew every 20 s
 TRIES = 3  # to grow, for one set of nodes
 START_SECONDS = 20.0  # after which an elastic group is planned anew: a lost node may have been counted on
+PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 GROW = "grow"  # in the run's stop file
 
 
@@ -41,7 +42,8 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     """Run the job on its workers; a lost one restarts the group from the newest checkpoint.
 
     An elastic group goes on with fewer workers, and is asked for a checkpoint and started anew when there is
-    room for more. Ray must be initialised. RunError where Ray itself gives up.
+    room for more. Ray must be initialised. RunError after `max_failures` + 1 failures without a new
+    checkpoint: what counts is progress, and a run on machines that come and go is restarted dozens of times.
     """
     settings = PretrainSettings.model_validate(job.pretrain)
     run, gpu = RunFolder(places.at(job.run)), _use_gpu(settings)
@@ -51,8 +53,15 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     with _Watch(run, settings, bundle):
         while True:
-            _fit(job, run, settings, bundle)
-            if _asked(run) != GROW:
+            before = {folder.name for folder in committed_folders(run.checkpoints)}
+            try:
+                _fit(job, run, settings, bundle)
+            except ray.train.TrainingFailedError as error:
+                saved = committed_folders(run.checkpoints)
+                if before.issuperset(folder.name for folder in saved):
+                    raise _failed(error, settings.max_failures, saved) from error
+                continue
+            if _asked(run) != GROW or _is_finished(run, settings.steps):
                 return
             run.stop.unlink(missing_ok=True)
 
@@ -75,32 +84,30 @@ def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str,
         run_config=RunConfig(
             name=storage.name,
             storage_path=str(storage.parent),
-            # How often in a row is ours to count (restarts.py): Ray counts over the whole run.
-            failure_config=FailureConfig(max_failures=-1),
+            failure_config=FailureConfig(max_failures=settings.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=[_Causes(str(run.path))],
         ),
     )
     # Ray keeps a list of the checkpoints that it was told of, and refuses to start where one of them was
     # swept. The storage is the truth, its list a copy that nothing needs.
     (storage / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise RunError(f"Ray Train gave up; the same command continues. It says: {_cause(error)}") from error
+    trainer.fit()
 
 
-class _Causes(ray.train.UserCallback):
-    """Keeps why a group failed, for the message with which a run may end. Runs in Ray's controller."""
+def _failed(error: BaseException, most: int, saved: Sequence[Place]) -> RunError:
+    good = (
+        f"the checkpoint of step {step_of(saved[0])} is the last good one" if saved else "there is none yet"
+    )
+    times = "1 time" if most == 0 else f"{most + 1} times in a row"
+    return RunError(
+        f"the workers failed {times} without a new checkpoint (pretrain.max_failures {most}); {good}, and "
+        f"the same command continues. The last failure: {_cause(error)}"
+    )
 
-    def __init__(self, run: str) -> None:
-        self.run = run
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        first = min(worker_exceptions)
-        error = worker_exceptions[first]
-        what = OUT_OF_MEMORY if "OutOfMemory" in repr(error) else _last_line(error)
-        remember_cause(RunFolder(places.at(self.run)), f"worker {first}: {what}")
+def _is_finished(run: RunFolder, steps: int) -> bool:
+    summary = run.read_summary()
+    return summary is not None and summary["steps"] >= steps
 
 
 class _Watch:
@@ -109,7 +116,8 @@ class _Watch:
     def __init__(self, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
         self.run, self.workers, self.bundle = run, settings.workers, bundle
         self._tried: dict[frozenset[str], int] = {}
-        self._room_since: float | None = None
+        self._room: tuple[float, Any] | None = None
+        """Since when there is room, and the line of metrics at that time."""
         self._told = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="cluster watch", daemon=True)
@@ -145,23 +153,26 @@ class _Watch:
             )
 
     def _grow(self) -> None:
-        """Ask for a checkpoint and a new start where there was room for one more worker for a while."""
+        """Ask for a checkpoint and a new start where there was room for one more worker for a while.
+
+        How many there are says a line that was written meanwhile: the last one may be of a group before.
+        """
         nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
         line = last_line(self.run.metrics)
         now = line.get("workers", self.workers.max) if line else self.workers.max
         room = _bundles(ray.available_resources(), self.bundle)
         tries = self._tried.get(nodes, 0)
         if now >= self.workers.max or not room or tries >= TRIES or self.run.stop.exists():
-            self._room_since = None
+            self._room = None
             return
-        if self._room_since is None:
-            self._room_since = time.monotonic()
-        if time.monotonic() - self._room_since < ROOM_SECONDS:
+        if self._room is None:
+            self._room = time.monotonic(), line
+        if time.monotonic() - self._room[0] < ROOM_SECONDS or line == self._room[1]:
             return
-        self._room_since, self._tried[nodes] = None, tries + 1
+        self._room, self._tried[nodes] = None, tries + 1
         more = min(room, self.workers.max - now)
         print(f"room for {more} more workers beside {now}: a checkpoint, then a new start", file=sys.stderr)
-        places.write_bytes(self.run.stop, GROW.encode())
+        places.create(self.run.stop, GROW.encode())  # a stop that was asked for meanwhile goes first
 
 
 def _bundles(resources: dict[str, float], bundle: dict[str, float]) -> int:
@@ -263,9 +274,13 @@ def _report(folder: str, metrics: dict[str, Any]) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of the first worker's error."""
+    """The last line of a worker's error; of one that did not merely lose its peers, if there is one."""
     failures = getattr(error, "worker_failures", None) or {}
-    return _last_line(next(iter(failures.values()), error))
+    if not failures:
+        return _last_line(error)
+    rank = min(failures, key=lambda r: (any(word in str(failures[r]) for word in PEER_IS_GONE), r))
+    what = OUT_OF_MEMORY if "OutOfMemory" in repr(failures[rank]) else _last_line(failures[rank])
+    return f"worker {rank}: {what}"
 
 
 def _last_line(error: BaseException) -> str:

@@ -74,11 +74,6 @@ class RunFolder:
         return self.path / ".stop"
 
     @property
-    def restarts(self) -> Place:
-        """How often the workers were started in a row without a new checkpoint."""
-        return self.path / ".restarts.json"
-
-    @property
     def failure(self) -> Place:
         """Why a launch must not be tried again, written by the worker that found it."""
         return self.path / ".failure.json"
@@ -140,12 +135,18 @@ def read_lines(path: Place) -> Iterator[dict[str, Any]]:
         return
     with file:
         for line in file:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                if line.endswith(b"\n"):
-                    shown = line[:80].decode("utf-8", "replace")
-                    raise RunError(f"{path}: a line is damaged: {shown!r}") from None
+            if line.endswith(b"\n"):
+                yield line_of(path, line)
+
+
+def line_of(path: Place, line: bytes) -> dict[str, Any]:
+    """A whole line of a JSON lines file. RunError where it is none."""
+    try:
+        value: dict[str, Any] = json.loads(line)
+    except ValueError:
+        shown = line[:80].decode("utf-8", "replace")
+        raise RunError(f"{path}: a line is damaged: {shown!r}") from None
+    return value
 
 
 def last_line(path: Place) -> dict[str, Any] | None:

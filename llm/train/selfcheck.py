@@ -72,7 +72,9 @@ def check_gradients(
         torch.manual_seed(seed)
         engine.accumulate(inputs, scales, last=True)
         torch.manual_seed(seed)  # the same dropout
-        wanted = _plain_gradients(bare, _weights(engine, tensors, group), inputs, scales, places, group)
+        weights = _weights(engine, tensors, group)
+        factor = group.world if settings.engine == "deepspeed" else 1
+        wanted = _plain_gradients(bare, weights, inputs, scales, places, group, factor)
     wrong, seen = _compare(engine.gradients(), wanted, places, TOLERANCE[settings.precision])
     engine.skip()
     _tell(wrong, seen, [info.name for info in chosen], places, group, settings)
@@ -100,17 +102,23 @@ def _plain_gradients(
     scales: Tensor,
     places: dict[str, Tensor],
     group: Group,
+    factor: int,
 ) -> dict[str, Tensor]:
-    """By torch alone: the gradients at these places, summed over the workers in fp64."""
+    """By torch alone: the gradients at these places, summed over the workers in fp64.
+
+    `factor`: by which the engine scales the loss and divides after; in bf16 it changes what is rounded.
+    """
     leaves = {name: value.requires_grad_(name in places) for name, value in weights.items()}
     full = {f"model.{name}": value for name, value in leaves.items()}
     sums: Tensor = torch.func.functional_call(bare, full, (inputs,))
-    gradients = torch.autograd.grad((sums * scales).sum(), [leaves[n] for n in places], allow_unused=True)
+    gradients = torch.autograd.grad(
+        (sums * (scales * factor)).sum(), [leaves[n] for n in places], allow_unused=True
+    )
     parts = [
         torch.zeros(len(at), dtype=torch.float64) if g is None else g.view(-1)[at.to(g.device)].double().cpu()
         for g, at in zip(gradients, places.values(), strict=True)
     ]
-    flat = torch.cat(parts).to(group.device)
+    flat = (torch.cat(parts) / factor).to(group.device)
     if group.world > 1:
         dist.all_reduce(flat)
     return dict(zip(places, flat.cpu().split([len(at) for at in places.values()]), strict=True))

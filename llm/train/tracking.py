@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from cluster import places
+from cluster.errors import RunError
 from cluster.lease import Superseded
-from cluster.places import ObjectPath, Place, PlaceError
+from cluster.places import ObjectPath, Place
 from llm.train.guard import finite
-from llm.train.run_folder import read_lines
+from llm.train.run_folder import line_of
 
+CHECK_SECONDS = 1.0  # between two looks at the lease, at least
+COPY_BYTES = 1 << 22
 SEND_SECONDS = 5.0  # between two sendings of a file that has grown, at least
 
 
@@ -45,14 +49,15 @@ class LineFile:
         self, path: Place, resumed_step: int, check_writer: Callable[[], None] = lambda: None
     ) -> None:
         """`check_writer` raises Superseded where another start of the command writes this run by now."""
-        self.kept = truncate_after(path, resumed_step)
-        self._check_writer = check_writer
+        check_writer()
+        truncate_after(path, resumed_step)
+        self._check_writer, self._checked = check_writer, 0.0
         self._file: TextIO | None = None
         self._sender: _Sender | None = None
         if isinstance(path, ObjectPath):
             self._folder = tempfile.TemporaryDirectory(prefix="manta-")
             file = Path(self._folder.name) / path.name
-            file.write_bytes(lines_of(self.kept))
+            file.write_bytes(path.read_bytes() if path.exists() else b"")
             self._sender = _Sender(file, path, check_writer)
             path = file
         self._path = path
@@ -60,7 +65,10 @@ class LineFile:
     def write(self, values: dict[str, Any]) -> None:
         """Add a line. Superseded where it has been found that another writes."""
         if self._sender is None:
-            self._check_writer()
+            # A commit asks by itself; what a start that was followed writes in this time, the other replaces.
+            if time.monotonic() - self._checked > CHECK_SECONDS:
+                self._check_writer()
+                self._checked = time.monotonic()
         elif self._sender.superseded is not None:
             raise self._sender.superseded
         if self._file is None:
@@ -81,6 +89,8 @@ class LineFile:
         """Whoever reads the file finds every line from now on."""
         if self._sender is not None:
             self._sender.send()
+        elif self._file is not None:
+            os.fsync(self._file.fileno())  # a checkpoint that outlives its machine finds its lines
 
     def close(self) -> None:
         """The last lines are sent; a warning where that cannot be."""
@@ -135,7 +145,7 @@ class _Sender:
             self.send()
         except Superseded as error:
             self.superseded = error
-        except PlaceError as error:
+        except RunError as error:  # PlaceError, and what the lease says of a damaged file
             print(f"warning: {error}", file=sys.stderr, flush=True)
 
 
@@ -168,15 +178,23 @@ class Tracker:
             sink.finish(exit_code)
 
 
-def truncate_after(path: Place, step: int) -> list[dict[str, Any]]:
-    """Drop lines after the step that a run resumes from: they will come again. Returns what is kept."""
+def truncate_after(path: Place, step: int) -> None:
+    """Drop lines after the step that a run resumes from: they will come again. A torn last line goes, too.
+
+    The file is a new one afterwards: what another start of the command still has open is no longer this one.
+    """
     if not path.exists():
-        return []
-    kept = [line for line in read_lines(path) if line["step"] <= step]
-    places.write_bytes(path, lines_of(kept))
-    return kept
+        return
+    kept = 0
+    with places.open_read(path) as file:
+        for line in file:
+            if not line.endswith(b"\n") or line_of(path, line)["step"] > step:
+                break
+            kept += len(line)
 
+    def copy(to: places.Sink) -> None:
+        with places.open_read(path) as file:
+            for start in range(0, kept, COPY_BYTES):
+                to.write(file.read(min(COPY_BYTES, kept - start)))
 
-def lines_of(values: list[dict[str, Any]]) -> bytes:
-    """The bytes of a file of JSON lines."""
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in values).encode()
+    places.write_with(path, copy, kept)

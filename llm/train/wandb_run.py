@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class WandbRun:
         run_id: str,
         settings: WandbSettings,
         config: dict[str, Any],
-        earlier: Sequence[dict[str, Any]],
+        earlier: Iterable[dict[str, Any]],
     ) -> None:
         self._run: Any = None
         try:

@@ -28,16 +28,21 @@ from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
 from llm.train.checkpoints.retention import Keep
-from llm.train.checkpoints.save import CheckpointSaver, best_of, committed_folders, sweep_torn
+from llm.train.checkpoints.save import (
+    CheckpointFailed,
+    CheckpointSaver,
+    best_of,
+    committed_folders,
+    sweep_torn,
+)
 from llm.train.engine import Engine
 from llm.train.group import Group
 from llm.train.guard import finite
 from llm.train.loop import Parts, train
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
-from llm.train.restarts import count_start
 from llm.train.rewind import Rewinder, plan_of
-from llm.train.run_folder import RunFolder, StopSign, environment
+from llm.train.run_folder import RunFolder, StopSign, environment, read_lines
 from llm.train.run_order import check_goes_on, even_micro_batch, make_rule, shared_order
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
@@ -84,7 +89,7 @@ class Worker:
     noticed: Callable[[], bool] = lambda: False
     """Whether this worker was told, since it was last asked, that its machine goes."""
     beat: Callable[[], None] = lambda: None
-    """Called when something was finished. Too long without it, and the process is ended."""
+    """Called when something was finished. Too long after it, and the process is ended."""
 
 
 def work(job: Job, group: Group, around: Worker) -> None:
@@ -98,8 +103,8 @@ def work(job: Job, group: Group, around: Worker) -> None:
         return
     try:
         _train(job, folder, group, around)
-    except Superseded:
-        raise  # the folder is another's
+    except (Superseded, CheckpointFailed):
+        raise  # the folder is another's; there may be a place for the next checkpoint
     except (UserError, RunError, torch.OutOfMemoryError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             error = RunError(f"worker {group.rank}: {OUT_OF_MEMORY}. torch says: {error}")
@@ -153,8 +158,6 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
 
     state = load_newest(folder.checkpoints, engine, group, check) or RunState(0, 0, 0, job.run_id)
     plan = plan_of(settings, state.guard.left_out)
-    if group.rank == 0:
-        count_start(folder, job.launch, state.step, settings.max_failures)
     attempt = group.new_attempt()
     record = {
         "model": job.model,
@@ -186,7 +189,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     kept = Keep(settings.checkpoint.keep, settings.checkpoint.keep_every, settings.checkpoint.keep_best)
     saver = CheckpointSaver(
         folder.checkpoints, engine, group.rank, group.world, attempt, kept, record,
-        before_commit,
+        before_commit, around.beat,
     )  # fmt: skip
     tracker = make_tracker(job, folder, settings, state, logs)
     stop_sign = StopSign(folder.stop, watch=group.rank == 0)
@@ -244,8 +247,16 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     )
     exit_code = 1
     try:
+        around.beat()
         if settings.selfcheck and state.step < settings.steps:
-            check_gradients(engine, bare, parts.loader.batch(state.step), group, settings)
+            try:
+                check_gradients(engine, bare, parts.loader.batch(state.step), group, settings)
+            except torch.OutOfMemoryError as error:
+                raise RunError(
+                    f"worker {group.rank}: out of memory in the self-check, which needs whole tensors: "
+                    f"pretrain.selfcheck false trains without it. torch says: {error}"
+                ) from None
+            around.beat()
         state, last = train(parts, state)
         if state.step == settings.steps and "val_loss" not in last:
             last = last | validate(None)  # resumed after the very last checkpoint
@@ -298,7 +309,7 @@ def make_tracker(
         if isinstance(place, ObjectPath):
             place = job.scratch
             place.mkdir(parents=True, exist_ok=True)
-        sinks.append(WandbRun(place, state.wandb_id, settings.wandb, config, metrics.kept))
+        sinks.append(WandbRun(place, state.wandb_id, settings.wandb, config, read_lines(folder.metrics)))
     return Tracker(sinks)
 
 
@@ -318,8 +329,6 @@ def write_summary(
     workers: int,
 ) -> None:
     """The finished run in one file; that it exists says that the run is finished."""
-    from llm.train.run_folder import read_lines
-
     rows = list(read_lines(folder.metrics))
     rates = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
     first = next((row["val_loss"] for row in rows if "val_loss" in row), None)

@@ -85,13 +85,13 @@ def test_a_worker_that_is_told_to_end_saves_first(home: Home, whole: Path) -> No
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_group_that_always_fails_ends_with_a_word(home: Home) -> None:
-    """Killed at the same step at each start: max_failures, then exit 1 with the last good step."""
+    """Killed at the same step at each start: on from the checkpoint between, then exit 1 with that step."""
     out = home.pretrain(
-        "always", "--pretrain.max_failures", "1", MANTA_FAULT="train.step:step=8:rank=1", status=1
+        "always", "--pretrain.max_failures", "0", MANTA_FAULT="train.step:step=8:rank=1", status=1
     )
-    assert "failed 2 times in a row from step 5" in out and "step 5 is the last good one" in out, out
+    assert "failed 1 time without a new checkpoint" in out and "step 5 is the last good one" in out, out
+    assert len({row["attempt"] for row in llm.read_metrics(home.path / "always")}) == 2
     assert "the same command continues" in out and "Traceback" not in out.split("failed:")[-1], out
 
 

@@ -19,7 +19,7 @@ from cluster import places
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
 from cluster.lease import Superseded
-from cluster.places import Place
+from cluster.places import ObjectPath, Place
 from cluster.sealed import seal
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import Array, ChunkedFile, write_tensors
@@ -29,7 +29,12 @@ from llm.train.engine import STATES, Engine, Fragment
 
 RECEIPT_SECONDS = 600.0  # how long the first worker waits for the others' files
 SETTLE_SECONDS = 60.0
+BEAT_SECONDS = 5.0
 FAILURES_BEFORE_STOP = 3
+
+
+class CheckpointFailed(RunError):
+    """A checkpoint could not be written. Another try, from the one before, may succeed."""
 
 
 def tensor_table(engine: Engine) -> list[TensorInfo]:
@@ -77,17 +82,22 @@ class CheckpointSaver:
         keep: Keep,
         record: dict[str, Any],
         check_writer: Callable[[], None] = lambda: None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`check_writer` raises Superseded where another start of the command writes this run by now."""
+        """`check_writer` raises Superseded where another start of the command writes this run by now.
+
+        `beat` is called now and then while a save is waited for, for as long as one may take.
+        """
         self.folder, self.engine, self.rank, self.world = folder, engine, rank, world
         self.attempt, self.keep, self.record = attempt, keep, record
-        self.check_writer = check_writer
+        self.check_writer, self.beat = check_writer, beat
         self.tensors = tensor_table(engine)
         self.committed_step = -1
         self.stall_seconds = 0.0
         self._thread: threading.Thread | None = None
         self._failures: list[str] = []
         self._superseded: Superseded | None = None
+        self._val_losses: dict[str, float | None] = {}
 
     def save(self, state: RunState, val_loss: float | None = None) -> None:
         """Copy the state at this moment and write it in the background.
@@ -107,13 +117,20 @@ class CheckpointSaver:
         """Wait for the save in flight. RunError after three failures in a row, or where another writes."""
         if self._thread is not None:
             start = time.perf_counter()
-            self._thread.join()
+            self._join(self._thread)
             self._thread = None
             self.stall_seconds += time.perf_counter() - start
         if self._superseded is not None:
             raise self._superseded
         if len(self._failures) >= FAILURES_BEFORE_STOP:
             raise RunError(f"{FAILURES_BEFORE_STOP} checkpoints in a row failed: {'; '.join(self._failures)}")
+
+    def _join(self, thread: threading.Thread) -> None:
+        patience = time.monotonic() + 2 * RECEIPT_SECONDS
+        while thread.is_alive():
+            thread.join(BEAT_SECONDS)
+            if time.monotonic() < patience:
+                self.beat()
 
     def go_back(self, step: int, attempt: str, skips: Sequence[tuple[int, int]]) -> None:
         """Training goes on from an earlier step: checkpoints of later ones are removed, their index first.
@@ -135,10 +152,10 @@ class CheckpointSaver:
             self._thread.join(SETTLE_SECONDS)
 
     def finish(self) -> None:
-        """Wait for the last save; RunError where it was not committed."""
+        """Wait for the last save; CheckpointFailed where it was not committed."""
         self.wait()
         if self._failures:
-            raise RunError(f"the last checkpoint failed: {self._failures[-1]}")
+            raise CheckpointFailed(f"the last checkpoint failed: {self._failures[-1]}")
 
     def _write(
         self, copies: list[tuple[str, str, int, Array]], state: RunState, val_loss: float | None
@@ -152,7 +169,6 @@ class CheckpointSaver:
             places.write_bytes(folder / layout.receipt_name(self.rank), receipt.to_bytes())
             if self.rank == 0:
                 self._commit(folder, state, val_loss)
-                self._sweep(folder)
             self._failures.clear()
         except Superseded as error:
             self._superseded = error
@@ -165,6 +181,9 @@ class CheckpointSaver:
             print(
                 f"warning: checkpoint {folder} failed, training goes on: {why}", file=sys.stderr, flush=True
             )
+        else:
+            if self.rank == 0:
+                self._sweep(folder)
 
     def _withdraw(self, folder: Place, why: str) -> None:
         """Free what this worker has written (the disk may be full), and tell the first that no more comes."""
@@ -235,18 +254,37 @@ class CheckpointSaver:
         # Whoever takes the run over removes folders without an index. Stopped here meanwhile, and then
         # awake again, this write finds no folder.
         places.write_bytes(folder / layout.INDEX, seal(index), new_folder=False)
-        if places.is_remote(folder):
+        if isinstance(self.folder, ObjectPath):
             self._check_again(folder / layout.INDEX)
+        else:
+            places.sync_folder(self.folder)
         fault_point("checkpoint.after_index", step=state.step)
         self.committed_step = state.step
 
     def _sweep(self, newest: Place) -> None:
-        """Remove committed checkpoints that are no longer kept. Their index goes first."""
-        folders = [newest, *(other for other in committed_folders(self.folder) if other != newest)]
-        losses = [val_loss_of(folder) if self.keep.best else None for folder in folders]
-        for i in self.keep.superfluous([step_of(folder) for folder in folders], losses):
-            (folders[i] / layout.INDEX).unlink(missing_ok=True)
-            places.delete_tree(folders[i])
+        """Remove committed checkpoints that are no longer kept, their index first; a warning where it fails.
+
+        Where another start writes the run by now, or has swept `newest`, nothing is ours to remove.
+        """
+        try:
+            self.check_writer()
+            found = committed_folders(self.folder)
+            if newest not in found:
+                return
+            folders = [newest, *(other for other in found if other != newest)]
+            losses = [self._val_loss(folder) if self.keep.best else None for folder in folders]
+            for i in self.keep.superfluous([step_of(folder) for folder in folders], losses):
+                (folders[i] / layout.INDEX).unlink(missing_ok=True)
+                places.delete_tree(folders[i])
+        except Superseded as error:
+            self._superseded = error
+        except Exception as error:  # the checkpoint itself is there
+            print(f"warning: {self.folder}: old checkpoints stay: {error}", file=sys.stderr, flush=True)
+
+    def _val_loss(self, folder: Place) -> float | None:
+        if folder.name not in self._val_losses:
+            self._val_losses[folder.name] = val_loss_of(folder)
+        return self._val_losses[folder.name]
 
     def _check_again(self, index: Place) -> None:
         """Without folders, the index is there even if another has taken the run over: then take it back."""
@@ -291,10 +329,10 @@ def step_of(folder: Place) -> int:
 
 
 def val_loss_of(folder: Place) -> float | None:
-    """Validation loss at a checkpoint's own step; None where it has none, or no index that can be read."""
+    """Validation loss at a checkpoint's own step; None where it has none, or no good index."""
     try:
         loss = layout.index_from_bytes((folder / layout.INDEX).read_bytes()).get("val_loss")
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
     return None if loss is None else float(loss)
 

@@ -44,6 +44,7 @@ def train(
     kind: str = "plain",
     fault: str = "",
     dropout: float = 0.0,
+    around: Worker | None = None,
     **changes: Any,
 ) -> None:
     """Train a run folder as one worker of it, on from its checkpoints; `fault` is MANTA_FAULT."""
@@ -63,7 +64,7 @@ def train(
             launch=f"launch-{lease.get('generation')}",
             lease=lease,
         )
-        work(job, group, Worker())
+        work(job, group, around or Worker())
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from cluster.errors import RunError, UserError
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.run_folder import RunFolder
+from llm.train.worker import Worker
 from tests.llm.folders import make_corpus
 from tests.llm.train.processes import run_workers
 from tests.llm.train.runs import losses_of, rows_of, train
@@ -283,6 +285,26 @@ def test_so_many_rewinds_end_the_run(corpus: str, tmp_path: Path) -> None:
     alone(corpus, tmp_path, faults, guard={**REWIND, "max_rewinds": 2})  # the same run goes on
     guard = newest(tmp_path).state.guard
     assert (guard.rewinds, guard.left_out) == (2, ((20, 52),))  # the second spans the first
+
+
+def test_a_notice_in_the_step_that_is_taken_back_is_not_lost(corpus: str, tmp_path: Path) -> None:
+    """The machine goes: a checkpoint at the first step after the rewind."""
+    asked = itertools.count(1)
+    around = Worker(noticed=lambda: next(asked) == 12)
+    alone(corpus, tmp_path, SPIKE, guard=REWIND, around=around)
+    assert [step_of(s) for s in committed_folders(tmp_path / "checkpoints")] == [16, 15, 10, 6, 5]
+
+
+def test_the_deadline_runs_from_the_start(corpus: str, tmp_path: Path) -> None:
+    """A worker that hangs in the self-check or in the first step of a resumed run is given up, too."""
+    alone(corpus, tmp_path, steps=5)
+    lines: list[int] = []
+
+    def beat() -> None:
+        lines.append(len(rows_of(tmp_path)))
+
+    train(0, 1, corpus, tmp_path, around=Worker(beat=beat))
+    assert lines.count(6) >= 2, "before the self-check and after it, with the lines of steps 0 to 5 there"
 
 
 def test_before_the_first_checkpoint_a_spike_is_skipped(corpus: str, tmp_path: Path) -> None:
