@@ -62,6 +62,8 @@ def main(argv: list[str]) -> int:
         else:
             manifest = _build(settings, cluster, out, place, files, quiet)
         if isinstance(place, ObjectPath):
+            if state.is_half_sent(place):  # maybe by other settings
+                state.clear(place)
             places.send_folder(out, place, MANIFEST)
             places.delete_tree(out)
     _say(quiet, _summary(place, manifest))

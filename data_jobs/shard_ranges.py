@@ -6,10 +6,11 @@ its name; whoever reads gets bytes of his own, and the copy may go at any time.
 
 from __future__ import annotations
 
+import queue
 import tempfile
 import threading
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Chunks:
         self._memory: OrderedDict[str, bytes] = OrderedDict()
         self._guard = threading.Lock()
         self._locks = [threading.Lock() for _ in range(64)]  # a chunk is looked for by one thread at a time
-        self._fetchers: ThreadPoolExecutor | None = None
+        self._fetchers: list[threading.Thread] = []
+        self._queue: queue.SimpleQueue[tuple[ObjectPath, int, int, str]] = queue.SimpleQueue()
         self._expected = 0
 
     def get(self, path: ObjectPath, start: int, length: int, digest: str) -> bytes:
@@ -58,13 +60,17 @@ class Chunks:
             if digest in self._memory or self._expected >= self._cache.most // (4 * CHUNK_BYTES):
                 return
             self._expected += 1
-            self._fetchers = self._fetchers or ThreadPoolExecutor(FETCHERS, "fetch")
-        self._fetchers.submit(self._fetch, path, start, length, digest)
+            if len(self._fetchers) < FETCHERS:
+                # Not a pool, which the end of a process waits for until all that is queued has been fetched.
+                self._fetchers.append(threading.Thread(target=self._fetch, name="fetch", daemon=True))
+                self._fetchers[-1].start()
+        self._queue.put((path, start, length, digest))
 
-    def _fetch(self, path: ObjectPath, start: int, length: int, digest: str) -> None:
-        try:
-            self.get(path, start, length, digest)
-        finally:  # what went wrong is said by the one who reads it
+    def _fetch(self) -> None:
+        while True:
+            place = self._queue.get()
+            with suppress(Exception):  # what went wrong is said by the one who reads it
+                self.get(*place)
             with self._guard:
                 self._expected -= 1
 

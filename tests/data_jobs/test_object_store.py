@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from cluster import places
 from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath
-from data_jobs import open_corpus, shard_ranges
+from data_jobs import open_corpus, shard_ranges, state
 from data_jobs.corpus import FarTokenStream
 from data_jobs.prepare import main
 from data_jobs.verify import main as verify
@@ -135,6 +138,53 @@ def test_what_is_expected_is_there_when_it_is_read(s3: S3, remote: ObjectPath, t
     assert s3.log() == []
 
 
+EXPECTING = """
+import sys, time
+from pathlib import Path
+from cluster import places
+from cluster.cache import Cache
+from data_jobs.shard_ranges import Chunks
+chunks, path = Chunks(Cache(sys.argv[2], 1 << 30)), places.at(sys.argv[1]) / "nothing"
+for number in range(200):
+    chunks.expect(path, 0, 100, f"{number:032x}")
+time.sleep(0.5)
+"""
+
+
+def test_what_is_still_expected_holds_up_no_exit(bucket: str, tmp_path: Path) -> None:
+    """With a store that does not answer, each of the queued would take its tries."""
+    env = os.environ | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", EXPECTING, bucket, str(tmp_path)]
+    subprocess.run(command, check=True, env=env, timeout=20)
+
+
+def look_at(place: ObjectPath) -> str:
+    return state.look(place, {}, [], [])
+
+
+def test_half_of_a_corpus_of_ours_is_nothing_yet(remote: ObjectPath) -> None:
+    """Its scratch may be gone with its machine. Anything else there is refused."""
+    (remote / "manifest.json").unlink()
+    places.delete_tree(remote / "tokenizer")
+    assert look_at(remote) == "new"
+    places.write_bytes(remote / "notes.txt", b"mine")
+    with pytest.raises(UserError, match="not empty and not a corpus"):
+        look_at(remote)
+    (remote / "notes.txt").unlink()
+    (remote / "index.arrow").unlink()
+    with pytest.raises(UserError, match="not empty and not a corpus"):
+        look_at(remote)
+
+
+def test_fresh_removes_only_a_corpus(remote: ObjectPath) -> None:
+    places.write_bytes(remote / "notes.txt", b"mine")
+    state.clear(remote)
+    assert list(remote.sizes()) == ["notes.txt"]
+    places.write_bytes(remote / "report.json", b"mine, too")
+    state.clear(remote)
+    assert sorted(remote.sizes()) == ["notes.txt", "report.json"]
+
+
 def test_prepare_writes_there(
     ray_here: None, bucket: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,9 +213,12 @@ def test_prepare_writes_there(
             main([str(recipe)])
     with pytest.raises(UserError, match=r"not a corpus, manifest\.json is missing"):
         open_corpus(place)
+    places.write_bytes(place / "shards" / "of-other-settings.arrow", b"x")
+    places.delete_tree(tmp_path / "cache")
     assert main([str(recipe)]) == 0
     assert open_corpus(place, cache=Cache(tmp_path)).corpus_id == made_here["corpus_id"]
     assert not list((tmp_path / "cache").rglob("*.arrow")), "the scratch is gone"
+    assert not (place / "shards" / "of-other-settings.arrow").exists()
     for name, data in fingerprint(tmp_path / "plain").items():
         assert (place / name).read_bytes() == data, name
     before = place.sizes()
