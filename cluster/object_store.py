@@ -32,6 +32,7 @@ PAUSE_SECONDS = 0.5  # before the second try; doubled for each one after it
 PART_BYTES = 8 << 20  # of an object that is written in parts; at most 10,000 of them
 WRITERS = 4  # parts on their way at once
 READ_BYTES = 32 << 20  # of one request for a large object
+COPY_BYTES = 5 << 30  # the largest object that S3 copies
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE | re.DOTALL)
 T = TypeVar("T")
@@ -228,11 +229,21 @@ class ObjectPath:
 
     def move(self, to: ObjectPath) -> None:
         """Everything under this name, or the object of it, to another: copied in the store, then deleted."""
+        self.check_movable()
         names = list(self.sizes()) or [""]
         for name in names:
             (self / name)._copy(to / name)
         for name in names:
             (self / name).unlink(missing_ok=True)
+
+    def check_movable(self) -> None:
+        """UserError where the store copies not all that is under this name: said before anything is moved."""
+        for name, size in self.sizes().items() if self.root.startswith("s3:") else ():
+            if size > COPY_BYTES:
+                raise UserError(
+                    f"{self / name}: {size:,} bytes, more than the {COPY_BYTES:,} that S3 copies at once, so "
+                    f"nothing of {self} was moved: choose another place, or move it by `aws s3 mv`"
+                )
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """There are no folders."""

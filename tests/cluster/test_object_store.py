@@ -108,6 +108,26 @@ def test_the_tail_of_nothing(s3: S3, place: Place) -> None:
         places.read_tail(place / "y", 100)
 
 
+def test_what_cannot_be_copied_is_said_before_anything_moves(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "COPY_BYTES", 10)
+    for name, size in (("a", 10), ("b", 11)):
+        places.write_bytes(f"{bucket}/x/{name}", b"x" * size)
+    with pytest.raises(
+        UserError, match=f"{bucket}/x/b: 11 bytes, more than the 10 .* nothing of {bucket}/x was"
+    ):
+        places.move(places.at(f"{bucket}/x"), places.at(f"{bucket}/y"))
+    assert sorted(str(child) for child in places.at(bucket).glob("*/*")) == [f"{bucket}/x/a", f"{bucket}/x/b"]
+
+
+def test_a_local_file_that_is_missing_is_named(bucket: str, tmp_path: Path) -> None:
+    path = places.at(bucket) / "x"
+    assert isinstance(path, ObjectPath)
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/none"):
+        path.write_file(tmp_path / "none")
+
+
 def test_in_haste_it_gives_up_soon(s3: S3, bucket: str) -> None:
     before = s3.fail(1)
     try:

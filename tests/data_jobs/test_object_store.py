@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster import places
+from cluster import lease, places
 from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath
+from cluster.settings import ClusterSettings
 from data_jobs import open_corpus, shard_ranges, state
 from data_jobs.corpus import FarTokenStream
-from data_jobs.prepare import main
+from data_jobs.prepare import _scratch, main
 from data_jobs.verify import main as verify
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 from tests.object_store import S3
@@ -119,6 +120,25 @@ def test_one_that_is_larger_than_the_cache_is_read_by_chunk(
     places.write_bytes(remote / shard.name, b"no shard" * 1000)
     with pytest.raises(RunError, match=f"{remote / shard.name}"):
         open_corpus(remote, "read", Cache(tmp_path / "third", most)).stream("docs", "val").read(0, 9)
+
+
+def test_another_start_finds_the_headers_here(s3: S3, remote: ObjectPath, tmp_path: Path) -> None:
+    """A damaged copy of one is given up."""
+    for start in range(4):
+        s3.log()
+        corpus = open_corpus(remote, "read", Cache(tmp_path, 100_000_000))
+        assert corpus.copies is not None
+        corpus.copies.fit = False  # type: ignore[misc]
+        (header, *_) = [*tmp_path.rglob("headers/*"), None]
+        if start == 2:
+            assert header is not None
+            header.write_bytes(b"x" * header.stat().st_size)
+            with pytest.raises(RunError, match="damaged"):
+                corpus.check()
+            continue
+        corpus.check()
+        fetched = [path for method, path, _ in s3.log() if path.endswith(".arrow") and "/shards/" in path]
+        assert len(fetched) == {0: len(fetched), 1: 0, 3: 1}[start] and (fetched or start)
 
 
 def test_what_is_expected_is_there_when_it_is_read(s3: S3, remote: ObjectPath, tmp_path: Path) -> None:
@@ -223,6 +243,12 @@ def test_prepare_writes_there(
         assert (place / name).read_bytes() == data, name
     before = place.sizes()
     assert main([str(recipe)]) == 0
+    scratch = _scratch(place, ClusterSettings(cache_dir=str(tmp_path / "cache")))
+    with (
+        lease.hold(scratch.with_name(f"{scratch.name}.writer")),
+        pytest.raises(UserError, match="is writing"),
+    ):
+        main([str(recipe)])
     with pytest.raises(UserError, match=rf"{place}: a corpus is there already.*\n.*corpus\.seed"):
         main([str(recipe), "--corpus.seed", "3"])
     assert place.sizes() == before
