@@ -165,9 +165,11 @@ def _is_at(handle: int, path: Path) -> bool:
 def _remove_unused(file: Path) -> bool:
     """Remove a copy, or what a dead process left half fetched; False where somebody uses it."""
     try:
-        handle = os.open(file, os.O_RDONLY)
+        handle = os.open(file, os.O_RDWR)  # NFS locks a file for one alone only where it is open for writing
     except FileNotFoundError:
         return True
+    except PermissionError:  # another user's
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ goes through where there is no such object.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -29,6 +30,7 @@ FOLDER = ".lease"
 RENEW_SECONDS = 5.0
 EXPIRED_SECONDS = 30.0  # without a renewal
 POLL_SECONDS = 0.5
+JOIN_SECONDS = 15.0  # for a renewal on its way, at the end
 _NAME = re.compile(r"(\d{6})\.json")
 
 
@@ -107,36 +109,44 @@ class Lease:
     def release(self) -> None:
         """The work is over. A folder in which nothing was made is left as it was before."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(JOIN_SECONDS)
         try:
-            self.of_workers.check()
-            if [child.name for child in self.folder.iterdir()] == [FOLDER]:
-                places.delete_tree(self.folder)
-                for parent in self._made[1:]:
-                    with contextlib.suppress(OSError):  # another has made something in it
-                        parent.rmdir()
-            else:
-                self._write(replace(self.holder, released=True))
+            with places.hasty():
+                self.of_workers.check()
+                if [child.name for child in self.folder.iterdir()] == [FOLDER]:
+                    self._vanish()
+                else:
+                    self._write(replace(self.holder, released=True))
         except Superseded:
             pass
-        except places.PlaceError as error:  # the next start waits a while, no more
+        except (OSError, RunError) as error:  # the next start waits a while, no more
             print(f"warning: lease not given back: {error}", file=sys.stderr, flush=True)
+
+    def _vanish(self) -> None:
+        """Take away what this lease has brought, and nothing else: another may have come since the look."""
+        _file(self.folder, self.holder.generation).unlink(missing_ok=True)
+        if isinstance(self.folder, Path):
+            for folder in (self.folder / FOLDER, *self._made):
+                with contextlib.suppress(OSError):  # another has made something in it
+                    folder.rmdir()
 
     def _renew(self) -> None:
         renewals = 0
         while not self._ended.wait(RENEW_SECONDS):
             try:
-                self.of_workers.check()
-                renewals += 1
-                self._write(replace(self.holder, renewals=renewals))
+                with places.hasty():  # the next try is not far
+                    self.of_workers.check()
+                    renewals += 1
+                    if not self._ended.is_set():
+                        self._write(replace(self.holder, renewals=renewals))
             except Superseded:
                 self.lost.set()
                 return
-            except OSError as error:
+            except (OSError, RunError) as error:
                 print(f"warning: {self.folder / FOLDER}: not renewed: {error}", file=sys.stderr, flush=True)
 
     def _write(self, holder: Holder) -> None:
-        places.write_json(_file(self.folder, holder.generation), asdict(holder))
+        places.write_json(_file(self.folder, holder.generation), asdict(holder), new_folder=False)
 
 
 def hold(
@@ -156,8 +166,8 @@ def hold(
         if there is not None and not there.is_gone() and not (there.job and has_ended(there.job)):
             if not _is_silent(folder, there, say):
                 raise UserError(
-                    f"{folder}: {there} is writing this folder: wait for it or stop it, or choose another "
-                    "folder"
+                    f"{folder}: {there} is writing this folder: wait for it or stop it, then type the same "
+                    "command again, or choose another folder"
                 )
             say(f"{folder}: {there} has not renewed its lease: taken over")
         number = there.generation + 1 if there else 1
@@ -191,11 +201,15 @@ def read(folder: Place) -> Holder | None:
 def _is_silent(folder: Place, there: Holder, say: Callable[[str], None]) -> bool:
     """Watch a holder until it renews (False), or has not for EXPIRED_SECONDS, or is gone (True)."""
     since, told = time.monotonic(), 0.0
-    if there.is_here() and not places.is_remote(folder):  # one clock
-        age = max(time.time() - _file(folder, there.generation).stat().st_mtime_ns / 1e9, 0)
-        if age < 2 * RENEW_SECONDS:
+    if there.is_here() and not places.is_remote(folder):
+        # Often one clock, so that a renewal just now is seen without waiting for the next. A file server may
+        # have another: an age that is wrong may refuse now, but never takes a lease from a live holder.
+        try:
+            age = time.time() - _file(folder, there.generation).stat().st_mtime_ns / 1e9
+        except FileNotFoundError:  # given back at this moment
+            return True
+        if 0 <= age < 2 * RENEW_SECONDS:
             return False
-        since -= min(age, EXPIRED_SECONDS)
     while (left := since + EXPIRED_SECONDS - time.monotonic()) > 0:
         if told == 0 or time.monotonic() - told >= RENEW_SECONDS:
             told = time.monotonic()
@@ -239,9 +253,20 @@ def _newest(folder: Place) -> int | None:
 def _read(folder: Place, generation: int) -> Holder:
     path = _file(folder, generation)
     try:
-        return Holder(**json.loads(path.read_bytes()))
+        return Holder(**json.loads(_bytes(path)))
     except (ValueError, TypeError) as error:
         raise RunError(f"{path}: damaged ({error}); delete it if nothing writes {folder}") from None
+
+
+def _bytes(path: Place, tries: int = 3) -> bytes:
+    """A renewal renames another file over it; NFS then has a stale handle for who is just opening it."""
+    for _ in range(tries - 1):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return path.read_bytes()
 
 
 def _boot() -> str:

@@ -12,7 +12,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -26,13 +27,28 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3", "gs", "az")
 TRIES = 5  # of a whole operation; each request in it is tried again by obstore, too
+HASTY_TRIES = 2
 PAUSE_SECONDS = 0.5  # before the second try; doubled for each one after it
 PART_BYTES = 8 << 20  # of an object that is written in parts; at most 10,000 of them
 WRITERS = 4  # parts on their way at once
 READ_BYTES = 32 << 20  # of one request for a large object
+COPY_BYTES = 5 << 30  # the largest object that S3 copies
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE | re.DOTALL)
 T = TypeVar("T")
+
+
+_hasty = ContextVar("hasty", default=False)
+
+
+@contextmanager
+def hasty() -> Iterator[None]:
+    """In it an operation gives up after seconds, not minutes: for what is done again soon, or at an exit."""
+    before = _hasty.set(True)
+    try:
+        yield
+    finally:
+        _hasty.reset(before)
 
 
 class PlaceError(RunError, OSError):
@@ -106,8 +122,16 @@ class ObjectPath:
 
     def read_tail(self, length: int) -> bytes:
         """The last bytes."""
-        tail = {"range": {"suffix": length}}
-        return self._ask("reading", lambda store, obs: bytes(obs.get(store, self.key, options=tail).bytes()))
+
+        def read(store: ObjectStore, obs: Any) -> bytes:
+            try:
+                return bytes(obs.get(store, self.key, options={"range": {"suffix": length}}).bytes())
+            except obs.exceptions.BaseError:  # an empty object has no last bytes: status 416
+                if obs.head(store, self.key)["size"]:
+                    raise
+                return b""
+
+        return self._ask("reading", read)
 
     def write_bytes(self, data: bytes) -> None:
         """One PUT: whole or not at all."""
@@ -119,17 +143,23 @@ class ObjectPath:
             self._ask("writing", lambda store, obs: obs.put(store, self.key, data, mode="create"))
         except FileExistsError:
             # The answer to a PUT that had its effect may have been lost, and the next try finds it.
-            return self.read_bytes() == data
+            try:
+                return self.read_bytes() == data
+            except FileNotFoundError:  # it was another's, who has deleted it since
+                return False
         return True
 
     def write_file(self, file: Path) -> None:
         """A local file to this object."""
+        part = max(PART_BYTES, file.stat().st_size // 9000)
 
         def put(store: ObjectStore, obs: Any) -> None:
-            part = max(PART_BYTES, file.stat().st_size // 9000)
             obs.put(store, self.key, file, chunk_size=part, max_concurrency=WRITERS)
 
-        self._ask("writing", put)
+        try:
+            self._ask("writing", put)
+        except FileNotFoundError:  # to write an object none need be there
+            raise FileNotFoundError(2, "is gone while it is being sent", str(file)) from None
 
     def write_with(self, body: Callable[[Sink], T], size: int) -> T:
         """What `body` writes, about `size` bytes, in parts. `body` is called again after a fault."""
@@ -199,11 +229,21 @@ class ObjectPath:
 
     def move(self, to: ObjectPath) -> None:
         """Everything under this name, or the object of it, to another: copied in the store, then deleted."""
+        self.check_movable()
         names = list(self.sizes()) or [""]
         for name in names:
             (self / name)._copy(to / name)
         for name in names:
             (self / name).unlink(missing_ok=True)
+
+    def check_movable(self) -> None:
+        """UserError where the store copies not all that is under this name: said before anything is moved."""
+        for name, size in self.sizes().items() if self.root.startswith("s3:") else ():
+            if size > COPY_BYTES:
+                raise UserError(
+                    f"{self / name}: {size:,} bytes, more than the {COPY_BYTES:,} that S3 copies at once, so "
+                    f"nothing of {self} was moved: choose another place, or move it by `aws s3 mv`"
+                )
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """There are no folders."""
@@ -222,8 +262,10 @@ class ObjectPath:
         import obstore
         from obstore import exceptions
 
-        began, store = time.monotonic(), _store(self.root, os.environ.get("AWS_ENDPOINT_URL"))
-        for number in range(TRIES):
+        brief = _hasty.get()
+        tries = min(TRIES, HASTY_TRIES) if brief else TRIES
+        began, store = time.monotonic(), _store(self.root, os.environ.get("AWS_ENDPOINT_URL"), brief)
+        for number in range(tries):
             try:
                 return call(store, obstore)
             except (exceptions.BaseError, OSError) as error:
@@ -241,11 +283,11 @@ class ObjectPath:
                     str(self),
                     f"{doing} is not allowed ({_short(last)}); check credentials and the bucket's policy",
                 ) from None
-            if number < TRIES - 1:
+            if number < tries - 1:
                 _pause.wait(PAUSE_SECONDS * 2**number)
         raise PlaceError(
             str(self),
-            f"{doing} failed {TRIES} times in {time.monotonic() - began:.0f} s ({_short(last)}); check the "
+            f"{doing} failed {tries} times in {time.monotonic() - began:.0f} s ({_short(last)}); check the "
             f"network, the address of the service and its state, then type the same command again",
         ) from None
 
@@ -270,19 +312,19 @@ def parse(uri: str) -> ObjectPath | None:
 
 
 @lru_cache(maxsize=16)
-def _store(root: str, endpoint: str | None) -> ObjectStore:
+def _store(root: str, endpoint: str | None, brief: bool = False) -> ObjectStore:
     """The client of a bucket: credentials, region and endpoint as the environment has them (AWS_...)."""
     from obstore.store import from_url
 
     options: dict[str, Any] = {
         "client_options": {
-            "timeout": timedelta(seconds=60),
-            "connect_timeout": timedelta(seconds=5),
+            "timeout": timedelta(seconds=5 if brief else 60),
+            "connect_timeout": timedelta(seconds=2 if brief else 5),
             "allow_http": bool(endpoint and endpoint.startswith("http:")),
         },
         "retry_config": {
-            "max_retries": 4,
-            "retry_timeout": timedelta(seconds=30),
+            "max_retries": 1 if brief else 4,
+            "retry_timeout": timedelta(seconds=5 if brief else 30),
             "backoff": {
                 "init_backoff": timedelta(seconds=0.1),
                 "max_backoff": timedelta(seconds=5),

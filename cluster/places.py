@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeGuard, TypeVar
 
-from cluster.object_store import READ_BYTES, ObjectPath, PlaceError, Sink, parse
+from cluster.object_store import READ_BYTES, ObjectPath, PlaceError, Sink, hasty, parse
 
 Place: TypeAlias = Path | ObjectPath
-__all__ = ["ObjectPath", "Place", "PlaceError", "Sink"]
+__all__ = ["ObjectPath", "Place", "PlaceError", "Sink", "hasty"]
 T = TypeVar("T")
 
 
@@ -72,8 +72,7 @@ def create(path: Place, data: bytes) -> bool:
     """Write a file that is not there, with all it holds; False where it is. Of several at once one can."""
     if isinstance(path, ObjectPath):
         return path.create(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, tmp = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    handle, tmp = _new_file_beside(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -81,11 +80,22 @@ def create(path: Place, data: bytes) -> bool:
             os.fsync(file.fileno())
         os.link(tmp, path)
     except FileExistsError:
-        return False
+        if os.stat(tmp).st_nlink != 2:  # on NFS it is said, too, of a link whose first answer was lost
+            return False
     finally:
         os.unlink(tmp)
     sync_folder(path.parent)
     return True
+
+
+def _new_file_beside(path: Path, tries: int = 3) -> tuple[int, str]:
+    """A temporary file; the folder is made anew where another removes it, empty, at the same moment."""
+    for _ in range(tries - 1):
+        with contextlib.suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.mkstemp(dir=path.parent, suffix=".tmp")
 
 
 def write_with(path: Place, body: Callable[[Sink], T], size: int) -> T:
@@ -186,7 +196,7 @@ def fetch_folder(folder: ObjectPath, to: Path) -> None:
 
 
 def send_folder(folder: Path, to: ObjectPath, last: str) -> None:
-    """A folder of this machine with all below it; the file that makes it what it is comes last."""
+    """A folder of this machine with all below it, by name; the file that makes it what it is comes last."""
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     for name in sorted(names, key=lambda name: (name == last, name)):
         (to / name).write_file(folder / name)

@@ -219,10 +219,6 @@ class _OpenShard:
             )
         return file
 
-    @functools.cached_property
-    def _bytes(self) -> npt.NDArray[np.uint8]:
-        return np.memmap(str(self._file.path), np.uint8, "r")
-
     @property
     def tokens(self) -> _Buffer | RangedBuffer:
         """All tokens."""
@@ -268,7 +264,7 @@ class _OpenShard:
             if isinstance(self._file, RangedShard):
                 self._buffers[name] = RangedBuffer(self._file, name, kind)
             else:
-                values = self._bytes[at : at + size].view(kind)
+                values = np.frombuffer(self._file.data, kind, size // kind.itemsize, at)
                 self._buffers[name] = _Buffer(self._file, name, values, len(chunks))
         return self._buffers[name]
 

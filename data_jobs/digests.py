@@ -14,11 +14,12 @@ from cluster.places import to_json
 from data_jobs.hashes import sha256
 
 CHUNK_BYTES = 1 << 20
+DIGEST_HEX = 32  # the first 16 bytes of SHA-256
 
 
 def chunk_digest(data: bytes | memoryview) -> str:
     """First 16 bytes of SHA-256, as 32 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()[:32]
+    return hashlib.sha256(data).hexdigest()[:DIGEST_HEX]
 
 
 def chunk_digests(data: memoryview) -> list[str]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cluster import places
+from cluster import lease, places
 from cluster.errors import UserError, run_command
 from cluster.places import ObjectPath, Place
-from cluster.recipe import read_command
+from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from data_jobs import state
 from data_jobs.hashes import sha256
@@ -36,10 +36,20 @@ def main(argv: list[str]) -> int:
     recipe = read_command("python -m data_jobs.prepare", DESCRIPTION, argv, _add_options)
     settings = recipe.need(CorpusSettings)
     cluster, place = recipe.get(ClusterSettings), places.at(recipe.out("corpus"))
-    out = _scratch(place, cluster) if isinstance(place, ObjectPath) else place
-    quiet: bool = recipe.options.json
     if not settings.sources:
         raise UserError(f"{recipe.path}: corpus.sources is empty: give at least one {{name, path, format}}")
+    if not isinstance(place, ObjectPath):
+        return _prepare(recipe, settings, cluster, place, place)
+    out = _scratch(place, cluster)
+    with lease.hold(out.with_name(f"{out.name}.writer")):  # two would write into one scratch
+        return _prepare(recipe, settings, cluster, out, place)
+
+
+def _prepare(
+    recipe: Recipe, settings: CorpusSettings, cluster: ClusterSettings, out: Path, place: Place
+) -> int:
+    """Make what is missing of the corpus, in `out`, and send it to `place` if that is another."""
+    quiet: bool = recipe.options.json
     files = list_files(settings.sources)
     if recipe.options.fresh:
         state.clear(place)
@@ -62,6 +72,8 @@ def main(argv: list[str]) -> int:
         else:
             manifest = _build(settings, cluster, out, place, files, quiet)
         if isinstance(place, ObjectPath):
+            if state.is_half_sent(place):  # maybe by other settings
+                state.clear(place)
             places.send_folder(out, place, MANIFEST)
             places.delete_tree(out)
     _say(quiet, _summary(place, manifest))

@@ -121,6 +121,11 @@ class ShardFile:
         if batches != 1 or self.batch.num_rows != rows or _schema_words(self.batch.schema) != schema:
             raise RunError(f"{self.name}: damaged shard, its columns are not those of its header")
 
+    @property
+    def data(self) -> mmap.mmap:
+        """The whole file."""
+        return self._map
+
     def _find_buffers(self, base: int) -> dict[str, tuple[int, list[str], int]]:
         """Buffer name to (byte offset in the file, chunk digests, bytes)."""
         found = {}

@@ -44,6 +44,8 @@ def look(
             old = {}
         _refuse(out, "an unfinished corpus", differences(old, fixed))
         return "unfinished"
+    if is_half_sent(out):  # and the scratch that it was sent from is gone
+        return "new"
     if out.exists() and (not out.is_dir() or any(item.name != FOLDER for item in out.iterdir())):
         raise UserError(
             f"{out}: not empty and not a corpus, so nothing is written there; "
@@ -62,9 +64,11 @@ def begin(out: Path, fixed: dict[str, Any]) -> Path:
 def clear(out: Place) -> None:
     """`--fresh`: remove a corpus or what is there of one, the manifest first: no half of one stays."""
     if isinstance(out, ObjectPath):
-        if all(child.name in OURS for child in out.iterdir()):
+        if (out / MANIFEST).exists() or (out / INDEX).exists():
             (out / MANIFEST).unlink(missing_ok=True)
-            delete_tree(out)
+            for name in sorted(OURS, key=lambda name: name == INDEX):  # by which the rest is known, last
+                (out / name).unlink(missing_ok=True)
+                delete_tree(out / name)
         return
     if not (out / MANIFEST).exists() and not (out / FOLDER).exists():
         return
@@ -76,6 +80,14 @@ def clear(out: Place) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def is_half_sent(out: Place) -> bool:
+    """Whether an object store has part of a corpus, and nothing else: the index is sent first."""
+    if not isinstance(out, ObjectPath):
+        return False
+    names = {child.name for child in out.iterdir()}
+    return INDEX in names and MANIFEST not in names and names <= set(OURS)
 
 
 def clear_scratch(out: Place) -> None:

@@ -6,6 +6,7 @@ tokenizer's fingerprint, the digest of the weights.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ from llm.settings import ModelSettings
 
 FORMAT = "manta-model-1"
 MODEL, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer"
+SENDING = ".sending.json"  # names of the objects that are on their way to a store
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,16 @@ def read_imported(path: str | Place, cache: Cache | None = None) -> Imported:
         raise UserError(f"{folder / MODEL}: format {record.get('format')!r}, this version reads {FORMAT!r}")
     weights = folder / WEIGHTS
     try:
-        file = weights
+        file, cache = weights, cache or Cache()
+        name = f"models/{record['weights']}.safetensors"
         if isinstance(file, ObjectPath):
-            name = f"models/{record['weights']}.safetensors"
-            file = (cache or Cache()).copy_of(file, name, file.stat().st_size)
+            file = cache.copy_of(file, name, file.stat().st_size)
         digest = digest_of(file)
     except OSError as error:
         raise RunError(f"{weights}: cannot be read: {error.strerror}") from None
     if digest != record["weights"]:
         if file != weights:
-            file.unlink(missing_ok=True)  # the next start copies it anew
+            cache.discard(name)  # the next start copies it anew
         raise RunError(
             f"{weights}: digest {digest[:16]}, written with {record['weights'][:16]}: it was changed"
         )
@@ -127,7 +129,9 @@ def read_imported(path: str | Place, cache: Cache | None = None) -> Imported:
 
 
 def check_new(out: Place) -> None:
-    """UserError where there is something: said before any work, too."""
+    """UserError where there is something: said before any work, too. A send cut short is nothing."""
+    if isinstance(out, ObjectPath) and _is_half_sent(out):
+        return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"{out}: there is something already, and nothing is written over; choose another place"
@@ -144,7 +148,12 @@ def new_folder(out: Place, last: str) -> Iterator[Path]:
     if isinstance(out, ObjectPath):
         with tempfile.TemporaryDirectory() as local:
             yield Path(local)
+            if _is_half_sent(out):
+                out.delete_all()
+            names = [file.relative_to(local).as_posix() for file in Path(local).rglob("*")]
+            places.write_json(out / SENDING, names)
             places.send_folder(Path(local), out, last)
+            (out / SENDING).unlink(missing_ok=True)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
@@ -157,3 +166,12 @@ def new_folder(out: Place, last: str) -> Iterator[Path]:
         shutil.rmtree(tmp, ignore_errors=True)
         raise
     sync_folder(out.parent)
+
+
+def _is_half_sent(out: ObjectPath) -> bool:
+    """Whether all that is there came by a send that was cut short, or all but its end."""
+    try:
+        names = json.loads((out / SENDING).read_bytes())
+    except FileNotFoundError:
+        return False
+    return set(out.sizes()) <= {*names, SENDING}

@@ -41,8 +41,11 @@ class Start:
         return {"path": str(self.path), "digest": self.digest}
 
 
-def find_start(path: str, cache: Cache | None = None) -> Start:
-    """UserError where there is no model, RunError where it is damaged."""
+def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Start:
+    """UserError where there is no model, RunError where it is damaged.
+
+    Without `check` the weights of a checkpoint are read when `fill` needs them, against their digests, too.
+    """
     folder = places.absolute(path)
     if is_model_folder(folder):
         found = read_imported(folder, cache)
@@ -50,7 +53,7 @@ def find_start(path: str, cache: Cache | None = None) -> Start:
             folder, found.record["weights"], found.settings, found.vocab_size, found.tokenizer.fingerprint,
             found.fill,
         )  # fmt: skip
-    run = find_trained(folder, CheckpointReader.check_weights)
+    run = find_trained(folder, CheckpointReader.check_weights if check else lambda reader: None)
     corpus, checkpoint = run.record["corpus"], run.reader.folder
 
     def fill(model: nn.Module) -> None:
@@ -62,7 +65,7 @@ def find_start(path: str, cache: Cache | None = None) -> Start:
 
 def fill_from(record: dict[str, str], model: nn.Module, cache: Cache | None = None) -> None:
     """Fill a worker's model with the weights that the driver has found. RunError where they were changed."""
-    start = find_start(record["path"], cache)
+    start = find_start(record["path"], cache, check=False)
     if start.digest != record["digest"]:
         raise RunError(f"pretrain.start_from: {start.path} was changed since this run began; use --fresh")
     start.fill(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -177,6 +178,79 @@ def test_a_late_taker_gives_way(place: Place) -> None:
 def test_a_folder_in_which_nothing_was_made_is_gone(place: Place) -> None:
     hold(place / "a" / "run").release()
     assert not (place / "a" / "run").exists() and not (place / "a").exists()
+
+
+def test_an_empty_folder_that_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    hold(tmp_path / "mine").release()
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_who_gives_back_an_empty_folder_removes_nothing_of_the_next(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held up between its look and what it then does, while another takes over and begins."""
+    mine = hold(place / "run")
+    kind, iterdir = type(place), type(place).iterdir
+
+    def held_up(self: Place) -> object:
+        found = list(iterdir(self))  # type: ignore[arg-type]
+        if self == place / "run":
+            elsewhere(self, 2)
+            places.write_bytes(self / "made", b"x")
+        return iter(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "iterdir", held_up)
+        mine.release()
+    assert (place / "run" / "made").read_bytes() == b"x" and lease._generations(place / "run") == [2]
+
+
+@pytest.mark.parametrize("seconds", [-30, 30])
+def test_a_file_server_with_another_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    """A live holder is never superseded, and a stopped one is not kept for ever by a file of the future."""
+    process, now = start(tmp_path), time.time
+    assert says(process) == "holds 1"
+    monkeypatch.setattr(lease.time, "time", lambda: now() + seconds)
+    with pytest.raises(UserError, match="is writing this folder"):
+        hold(tmp_path)
+    os.kill(process.pid, signal.SIGSTOP)
+    hold(tmp_path).release()
+    end(process)
+
+
+def test_a_lease_given_back_while_it_is_looked_at(tmp_path: Path) -> None:
+    mine = hold(tmp_path)
+    mine.release()
+    assert lease._is_silent(tmp_path, mine.holder, print)
+
+
+def test_a_stale_handle_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS gives it for a file that is replaced at this moment."""
+    holder, read_bytes, tries = elsewhere(tmp_path), Path.read_bytes, list[Path]()
+
+    def stale_once(self: Path) -> bytes:
+        tries.append(self)
+        if len(tries) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle", str(self))
+        return read_bytes(self)
+
+    monkeypatch.setattr(Path, "read_bytes", stale_once)
+    assert read(tmp_path) == holder and len(tries) == 2
+
+
+def test_renewals_outlast_a_damaged_file(place: Place) -> None:
+    mine = hold(place)
+    lease._file(place, 1).write_bytes(b"{")
+    time.sleep(0.5)
+    places.write_json(lease._file(place, 1), asdict(mine.holder))
+    deadline = time.monotonic() + 5
+    while (there := read(place)) is None or there.renewals == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    mine.release()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

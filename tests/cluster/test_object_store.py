@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,72 @@ def test_a_file_can_be_created_once(place: Place) -> None:
     assert places.create(place / "x", b"mine")
     assert not places.create(place / "x", b"other")
     assert (place / "x").read_bytes() == b"mine"
+
+
+def test_a_creation_by_a_link_whose_answer_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS asks again, and then finds the link that it has made."""
+    link = os.link
+
+    def asked_twice(one: str, other: Path) -> None:
+        link(one, other)
+        link(one, other)
+
+    monkeypatch.setattr(os, "link", asked_twice)
+    assert places.create(tmp_path / "x", b"mine")
+    assert not places.create(tmp_path / "x", b"other")
+    assert [file.name for file in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"mine"
+
+
+def test_what_was_there_and_is_gone_was_not_created(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = places.at(bucket) / "x"
+    places.write_bytes(path, b"other")
+
+    def gone(self: ObjectPath) -> bytes:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(ObjectPath, "read_bytes", gone)
+    assert not places.create(path, b"mine")
+
+
+def test_the_tail_of_nothing(s3: S3, place: Place) -> None:
+    places.write_bytes(place / "x", b"")
+    s3.log()
+    assert places.read_tail(place / "x", 100) == b""
+    assert len(s3.log()) <= 2, "asked again in vain"
+    with pytest.raises(FileNotFoundError):
+        places.read_tail(place / "y", 100)
+
+
+def test_what_cannot_be_copied_is_said_before_anything_moves(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "COPY_BYTES", 10)
+    for name, size in (("a", 10), ("b", 11)):
+        places.write_bytes(f"{bucket}/x/{name}", b"x" * size)
+    with pytest.raises(
+        UserError, match=f"{bucket}/x/b: 11 bytes, more than the 10 .* nothing of {bucket}/x was"
+    ):
+        places.move(places.at(f"{bucket}/x"), places.at(f"{bucket}/y"))
+    assert sorted(str(child) for child in places.at(bucket).glob("*/*")) == [f"{bucket}/x/a", f"{bucket}/x/b"]
+
+
+def test_a_local_file_that_is_missing_is_named(bucket: str, tmp_path: Path) -> None:
+    path = places.at(bucket) / "x"
+    assert isinstance(path, ObjectPath)
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/none"):
+        path.write_file(tmp_path / "none")
+
+
+def test_in_haste_it_gives_up_soon(s3: S3, bucket: str) -> None:
+    before = s3.fail(1)
+    try:
+        with places.hasty(), pytest.raises(PlaceError, match="reading failed 2 times"):
+            places.at(f"{bucket}/x").read_bytes()
+        assert s3.fail(1) - before <= 2 * 2
+        with pytest.raises(PlaceError, match="reading failed 5 times"):
+            places.at(f"{bucket}/x").read_bytes()
+    finally:
+        s3.fail(0)
 
 
 def test_a_large_file_is_there_whole_or_not(place: Place) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cluster import places
+from cluster import lease, places
 from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath
-from data_jobs import open_corpus, shard_ranges
+from cluster.settings import ClusterSettings
+from data_jobs import open_corpus, shard_ranges, state
 from data_jobs.corpus import FarTokenStream
-from data_jobs.prepare import main
+from data_jobs.prepare import _scratch, main
 from data_jobs.verify import main as verify
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 from tests.object_store import S3
@@ -118,6 +122,25 @@ def test_one_that_is_larger_than_the_cache_is_read_by_chunk(
         open_corpus(remote, "read", Cache(tmp_path / "third", most)).stream("docs", "val").read(0, 9)
 
 
+def test_another_start_finds_the_headers_here(s3: S3, remote: ObjectPath, tmp_path: Path) -> None:
+    """A damaged copy of one is given up."""
+    for start in range(4):
+        s3.log()
+        corpus = open_corpus(remote, "read", Cache(tmp_path, 100_000_000))
+        assert corpus.copies is not None
+        corpus.copies.fit = False  # type: ignore[misc]
+        (header, *_) = [*tmp_path.rglob("headers/*"), None]
+        if start == 2:
+            assert header is not None
+            header.write_bytes(b"x" * header.stat().st_size)
+            with pytest.raises(RunError, match="damaged"):
+                corpus.check()
+            continue
+        corpus.check()
+        fetched = [path for method, path, _ in s3.log() if path.endswith(".arrow") and "/shards/" in path]
+        assert len(fetched) == {0: len(fetched), 1: 0, 3: 1}[start] and (fetched or start)
+
+
 def test_what_is_expected_is_there_when_it_is_read(s3: S3, remote: ObjectPath, tmp_path: Path) -> None:
     corpus = open_corpus(remote, "read", Cache(tmp_path, 100_000_000))
     assert corpus.copies is not None
@@ -133,6 +156,53 @@ def test_what_is_expected_is_there_when_it_is_read(s3: S3, remote: ObjectPath, t
     s3.log()
     stream.read(0, stream.tokens)
     assert s3.log() == []
+
+
+EXPECTING = """
+import sys, time
+from pathlib import Path
+from cluster import places
+from cluster.cache import Cache
+from data_jobs.shard_ranges import Chunks
+chunks, path = Chunks(Cache(sys.argv[2], 1 << 30)), places.at(sys.argv[1]) / "nothing"
+for number in range(200):
+    chunks.expect(path, 0, 100, f"{number:032x}")
+time.sleep(0.5)
+"""
+
+
+def test_what_is_still_expected_holds_up_no_exit(bucket: str, tmp_path: Path) -> None:
+    """With a store that does not answer, each of the queued would take its tries."""
+    env = os.environ | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", EXPECTING, bucket, str(tmp_path)]
+    subprocess.run(command, check=True, env=env, timeout=20)
+
+
+def look_at(place: ObjectPath) -> str:
+    return state.look(place, {}, [], [])
+
+
+def test_half_of_a_corpus_of_ours_is_nothing_yet(remote: ObjectPath) -> None:
+    """Its scratch may be gone with its machine. Anything else there is refused."""
+    (remote / "manifest.json").unlink()
+    places.delete_tree(remote / "tokenizer")
+    assert look_at(remote) == "new"
+    places.write_bytes(remote / "notes.txt", b"mine")
+    with pytest.raises(UserError, match="not empty and not a corpus"):
+        look_at(remote)
+    (remote / "notes.txt").unlink()
+    (remote / "index.arrow").unlink()
+    with pytest.raises(UserError, match="not empty and not a corpus"):
+        look_at(remote)
+
+
+def test_fresh_removes_only_a_corpus(remote: ObjectPath) -> None:
+    places.write_bytes(remote / "notes.txt", b"mine")
+    state.clear(remote)
+    assert list(remote.sizes()) == ["notes.txt"]
+    places.write_bytes(remote / "report.json", b"mine, too")
+    state.clear(remote)
+    assert sorted(remote.sizes()) == ["notes.txt", "report.json"]
 
 
 def test_prepare_writes_there(
@@ -163,13 +233,22 @@ def test_prepare_writes_there(
             main([str(recipe)])
     with pytest.raises(UserError, match=r"not a corpus, manifest\.json is missing"):
         open_corpus(place)
+    places.write_bytes(place / "shards" / "of-other-settings.arrow", b"x")
+    places.delete_tree(tmp_path / "cache")
     assert main([str(recipe)]) == 0
     assert open_corpus(place, cache=Cache(tmp_path)).corpus_id == made_here["corpus_id"]
     assert not list((tmp_path / "cache").rglob("*.arrow")), "the scratch is gone"
+    assert not (place / "shards" / "of-other-settings.arrow").exists()
     for name, data in fingerprint(tmp_path / "plain").items():
         assert (place / name).read_bytes() == data, name
     before = place.sizes()
     assert main([str(recipe)]) == 0
+    scratch = _scratch(place, ClusterSettings(cache_dir=str(tmp_path / "cache")))
+    with (
+        lease.hold(scratch.with_name(f"{scratch.name}.writer")),
+        pytest.raises(UserError, match="is writing"),
+    ):
+        main([str(recipe)])
     with pytest.raises(UserError, match=rf"{place}: a corpus is there already.*\n.*corpus\.seed"):
         main([str(recipe), "--corpus.seed", "3"])
     assert place.sizes() == before

@@ -6,6 +6,7 @@ tensor format notices a flipped bit by itself.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from cluster import places
 from cluster.errors import RunError
-from cluster.places import Place, Sink
+from cluster.places import Place, PlaceError, Sink
 
 CHUNK = 1 << 20
 DIGEST_HEX = 32  # the first 16 bytes of SHA-256
@@ -32,6 +33,19 @@ class ChunkedFile:
     name: str
     size: int
     chunks: tuple[str, ...]
+
+
+def unreadable(path: Place, error: OSError) -> RunError:
+    """PlaceError unless the file is gone: storage that is away says nothing of what is on it."""
+    if isinstance(error, PlaceError):
+        return error
+    if error.errno in (errno.ENOENT, errno.ESTALE):  # the second: removed on NFS while it was open
+        return RunError(f"{path}: cannot be read: {error.strerror}")
+    return PlaceError(
+        str(path),
+        f"cannot be read: {error.strerror or error}; see to the storage, then type the same command again, "
+        "or remove the checkpoint if it is this file alone",
+    )
 
 
 def write_tensors(
@@ -134,7 +148,7 @@ class ChunkReader:
             try:
                 data = places.read_range(self.path, start, end - start)
             except OSError as error:
-                raise RunError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+                raise unreadable(self.path, error) from None
             bad = self._first_bad(first, stop, data)
             if bad is None:
                 return data

@@ -11,9 +11,9 @@ import torch
 
 from cluster import places
 from cluster.errors import RunError
-from cluster.places import Place
+from cluster.places import Place, PlaceError
 from llm.train.checkpoints import layout
-from llm.train.checkpoints.chunks import RUN_CHUNKS, Array, ChunkedFile, ChunkReader
+from llm.train.checkpoints.chunks import RUN_CHUNKS, Array, ChunkedFile, ChunkReader, unreadable
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.engine import STATES, Engine
@@ -27,7 +27,7 @@ KEPT_CHUNKS = 512  # of all files together, or one of each
 class CheckpointReader:
     """A committed checkpoint, opened: every file is there with its size, every record has passed its digest.
 
-    Raises RunError that names the file and what is wrong with it.
+    Raises RunError that names the file and what is wrong with it; PlaceError where the storage is away.
     """
 
     def __init__(self, folder: Place, weights_only: bool = False) -> None:
@@ -46,7 +46,11 @@ class CheckpointReader:
         size_of = places.size_of(folder)
         for file in files:
             if not (weights_only and file.name.startswith("optim-")):
-                self._check_size(file, size_of(file.name))
+                try:
+                    size = size_of(file.name)
+                except OSError as error:
+                    raise unreadable(folder / file.name, error) from None
+                self._check_size(file, size)
         table = self._bytes(layout.FRAGMENTS)
         if layout.digest(table) != self.index["fragments"]:
             raise RunError(f"{folder / layout.FRAGMENTS}: digest differs from the index: it was changed")
@@ -114,7 +118,7 @@ class CheckpointReader:
         try:
             return (self.folder / name).read_bytes()
         except OSError as error:
-            raise RunError(f"{self.folder / name}: cannot be read: {error.strerror}") from None
+            raise unreadable(self.folder / name, error) from None
 
     def _receipt(self, rank: int, wanted: str) -> Receipt:
         data = self._bytes(layout.receipt_name(rank))
@@ -143,12 +147,13 @@ def load_newest(
 
     The first worker names each candidate, since listings may differ between nodes; only where all workers
     could read their part is anything applied. A damaged one is passed over with a warning. RunError where
-    some exist and none is good: training never silently starts anew. What `check` refuses by UserError ends
-    the start. `latest_step`: those of later steps are left alone.
+    some exist and none is good: training never silently starts anew. PlaceError where the storage is away, so
+    that no older checkpoint is taken for the newest. What `check` refuses by UserError ends the start.
+    `latest_step`: those of later steps are left alone.
     """
     reasons: list[str] = []
     for candidate in _candidates(folder, group, latest_step):
-        reason = ""
+        reason, away = "", None
         parts: list[tuple[torch.Tensor, Array]] = []
         reader: CheckpointReader | None = None
         try:
@@ -158,8 +163,11 @@ def load_newest(
             for f in held:
                 reader.expect(f.name, f.state, f.start, f.values.numel())
             parts = [(f.values, reader.read(f.name, f.state, f.start, f.values.numel())) for f in held]
+        except PlaceError as error:
+            away = error
         except RunError as error:
             reason = str(error)
+        _raise_together(group, candidate, away)
         if group.agree(not reason):
             assert reader is not None
             with torch.no_grad():
@@ -179,33 +187,64 @@ def load_newest(
 
 
 def _candidates(folder: Place, group: Group, latest_step: int | None) -> Iterator[Place]:
-    """The first worker's committed folders, newest first, by name on every worker."""
-    own = committed_folders(folder) if group.rank == 0 else []
-    if latest_step is not None:
-        own = [child for child in own if step_of(child) <= latest_step]
-    for number in range(int(group.sum([float(len(own))])[0])):
-        step, attempt = 0.0, 0.0
-        if group.rank == 0:
-            match = layout.FOLDER.fullmatch(own[number].name)
-            assert match is not None
-            step, attempt = float(match[1]), float(int(match[2], 16))  # 48 bits: exact in fp64
-        step, attempt = group.sum([step, attempt])
-        yield folder / layout.folder_name(int(step), f"{int(attempt):012x}")
+    """The first worker's committed folders, newest first, by name on every worker.
+
+    After the last one those that have come meanwhile.
+    """
+    seen: set[str] = set()
+    while True:
+        own, away = list[Place](), None
+        try:
+            if group.rank == 0:
+                own = _unseen(folder, seen)
+        except OSError as error:
+            away = unreadable(folder, error)
+        _raise_together(group, folder, away)
+        if latest_step is not None:
+            own = [child for child in own if step_of(child) <= latest_step]
+        count = int(group.sum([float(len(own))])[0])
+        if count == 0:
+            return
+        for number in range(count):
+            step, attempt = 0.0, 0.0
+            if group.rank == 0:
+                match = layout.FOLDER.fullmatch(own[number].name)
+                assert match is not None
+                step, attempt = float(match[1]), float(int(match[2], 16))  # 48 bits: exact in fp64
+            step, attempt = group.sum([step, attempt])
+            yield folder / layout.folder_name(int(step), f"{int(attempt):012x}")
+
+
+def _unseen(folder: Place, seen: set[str]) -> list[Place]:
+    """Committed folders that were not among those listed before: a live run may have swept all of those."""
+    found = [child for child in committed_folders(folder) if child.name not in seen]
+    seen.update(child.name for child in found)
+    return found
+
+
+def _raise_together(group: Group, path: Place, error: RunError | None) -> None:
+    """Raise on every worker where one has an error: the others would wait for it for ever."""
+    if group.sum([float(error is not None)])[0]:
+        raise error or PlaceError(str(path), "another worker could not read it; its own message says why")
 
 
 def newest_good(folder: Place, take: Callable[[CheckpointReader], T]) -> tuple[CheckpointReader, T] | None:
     """The newest checkpoint from which `take` takes what it needs, for use without training.
 
-    None where there is none at all, RunError where none is good. A damaged one is passed over with a warning.
+    None where there is none at all, RunError where none is good. A damaged one is passed over with a warning;
+    PlaceError where the storage is away.
     """
-    reasons = []
-    for candidate in committed_folders(folder):
-        try:
-            reader = CheckpointReader(candidate, weights_only=True)
-            return reader, take(reader)
-        except RunError as error:
-            reasons.append(str(error))
-            print(f"warning: checkpoint passed over: {error}", file=sys.stderr, flush=True)
+    reasons, seen = [], set[str]()
+    while candidates := _unseen(folder, seen):
+        for candidate in candidates:
+            try:
+                reader = CheckpointReader(candidate, weights_only=True)
+                return reader, take(reader)
+            except PlaceError:
+                raise
+            except RunError as error:
+                reasons.append(str(error))
+                print(f"warning: checkpoint passed over: {error}", file=sys.stderr, flush=True)
     if not reasons:
         return None
     raise RunError(f"{folder}: no good checkpoint" + "".join(f"\n       {reason}" for reason in reasons))

@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cluster import places
 from cluster.errors import RunError, UserError
+from cluster.places import ObjectPath
 from data_jobs.tokenizer import Tokenizer
 from llm import export, import_hf
 from llm.exchange.architectures import architecture_for
 from llm.exchange.importing import import_model
-from llm.exchange.model_folder import read_imported
+from llm.exchange.model_folder import new_folder, read_imported
 from llm.model import make_model
 from llm.settings import ModelSettings, OptimizerSettings
 from llm.train.checkpoints.layout import RunState
@@ -116,6 +118,37 @@ def test_nothing_is_written_over(run_folder: Path, theirs: Path, tmp_path: Path)
         command.main([str(source), str(tmp_path / "empty")])
         shutil.rmtree(tmp_path / "empty")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+def test_a_send_that_was_cut_short_is_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command sends it, and what is left of the first is gone; not so where others' files are."""
+    out, write_file = places.at(bucket) / "out", ObjectPath.write_file
+    assert isinstance(out, ObjectPath)
+
+    def make(*names: str) -> None:
+        with new_folder(out, "last") as tmp:
+            for name in names:
+                (tmp / name).parent.mkdir(exist_ok=True)
+                (tmp / name).write_text(name)
+
+    def cut_short(self: ObjectPath, file: Path) -> None:
+        if self.name == "last":
+            raise places.PlaceError(str(self), "writing failed on purpose")
+        write_file(self, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "write_file", cut_short)
+        for names in (("a/b", "last"), ("a/c", "last")):
+            with pytest.raises(RunError, match="on purpose"):
+                make(*names)
+    places.write_bytes(out / "notes", b"mine")
+    with pytest.raises(UserError, match="there is something already"):
+        make("a/b", "last")
+    (out / "notes").unlink()
+    make("a/b", "last")
+    assert sorted(out.sizes()) == ["a/b", "last"]
+    with pytest.raises(UserError, match="there is something already"):
+        make("a/b", "last")
 
 
 def test_a_failure_leaves_nothing(theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ from safetensors.numpy import load_file
 from cluster import places
 from cluster.errors import RunError
 from cluster.lease import Superseded
+from cluster.places import PlaceError
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import CHUNK, ChunkReader, write_tensors
 from llm.train.checkpoints.layout import RunState, TensorInfo
@@ -161,6 +163,30 @@ def test_a_worker_that_cannot_read_holds_all_back(saved: Any, tmp_path: Path) ->
     with pytest.raises(RunError, match="another worker could not read its part"):
         load_newest(folder, engine, Doubtful(0, 1, torch.device("cpu")), lambda r: None)
     assert all(torch.equal(f.values, b) for f, b in zip(engine.held(), before, strict=True))
+
+
+def test_storage_that_is_away_is_no_damage(
+    saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Whichever worker it is away for: all raise, and no older checkpoint is taken."""
+    folder, engine = copy_of(saved, tmp_path), make_engine("plain", 1)
+
+    class Away(Group):
+        def sum(self, values: list[float]) -> list[float]:
+            return [1.0] * len(values)  # another worker's
+
+    with pytest.raises(PlaceError, match="another worker could not read it"):
+        load_newest(folder, engine, Away(0, 1, torch.device("cpu")), lambda r: None)
+
+    def fails(path: Path, start: int, length: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(places, "read_range", fails)
+    with pytest.raises(
+        PlaceError, match=f"{folder}.*: cannot be read: Input/output error; see to the storage"
+    ):
+        load_newest(folder, engine, group_of(0, 1), lambda r: None)
+    assert "passed over" not in capsys.readouterr().err
 
 
 def test_files_are_safetensors_and_weights_need_no_optimizer(saved: Any, tmp_path: Path) -> None:

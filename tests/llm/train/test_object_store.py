@@ -17,12 +17,12 @@ import torch
 from cluster import lease, places
 from cluster.errors import RunError
 from cluster.lease import Superseded
-from cluster.places import ObjectPath
+from cluster.places import ObjectPath, PlaceError
 from llm.train import run_folder, tracking
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import CHUNK, ChunkReader, write_tensors
 from llm.train.checkpoints.layout import RunState
-from llm.train.checkpoints.load import CheckpointReader, load_newest
+from llm.train.checkpoints.load import CheckpointReader, load_newest, newest_good
 from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders, sweep_torn
 from llm.train.run_folder import RunFolder, StopSign, begin_run, read_lines, set_aside
@@ -82,6 +82,57 @@ def test_every_flip_truncation_and_loss_is_found(folder: ObjectPath) -> None:
                     load_newest(folder, engine, group_of(0, 1), lambda r: None)
             file.write_bytes(good)
     assert load_newest(folder, engine, group_of(0, 1), lambda r: None) is not None
+
+
+def test_a_store_that_is_away_is_no_damage(
+    folder: ObjectPath, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An older checkpoint that could be read a moment later is not taken for the newest."""
+    for step in (1, 2):
+        saved(folder, step)
+    weights, engine = next(folder.glob("step-000000002*/weights*")), make_engine("plain", 1)
+    read_range = ObjectPath.read_range
+
+    def away(self: ObjectPath, start: int, length: int) -> bytes:
+        if self == weights:
+            raise PlaceError(str(self), "reading failed on purpose")
+        return read_range(self, start, length)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "read_range", away)
+        with pytest.raises(PlaceError, match="on purpose"):
+            load_newest(folder, engine, group_of(0, 1), lambda r: None)
+        with pytest.raises(PlaceError, match="on purpose"):
+            newest_good(folder, CheckpointReader.check_weights)
+    assert "passed over" not in capsys.readouterr().err
+    state = load_newest(folder, engine, group_of(0, 1), lambda r: None)
+    assert state is not None and state.step == 2
+
+
+def test_those_that_a_live_run_saves_meanwhile_are_looked_for(folder: ObjectPath) -> None:
+    """It sweeps what was listed while that is read."""
+    for step in (1, 2):
+        saved(folder, step)
+
+    def sweep(reader: CheckpointReader) -> int:
+        if reader.state.step == 2:
+            for step in (3, 4):
+                saved(folder, step)
+        reader.check_weights()
+        return reader.state.step
+
+    found = newest_good(folder, sweep)
+    assert found is not None and found[1] == 4
+    swept = [child.name for child in committed_folders(folder)]
+    engine = make_engine("plain", 1)
+
+    def check(reader: CheckpointReader) -> None:
+        if reader.folder.name == swept[0]:
+            for step in (5, 6):
+                saved(folder, step)
+
+    state = load_newest(folder, engine, group_of(0, 1), check)
+    assert state is not None and state.step == 6
 
 
 def test_killed_before_a_commit(folder: ObjectPath) -> None:
