@@ -16,7 +16,7 @@ from typing import Any
 from cluster import lease, places
 from cluster.errors import RunError, UserError
 from cluster.fields import values_of_kind
-from cluster.places import Place
+from cluster.places import ObjectPath, Place
 from llm.settings import ModelSettings, PretrainSettings
 
 FORMAT = "manta-run-1"
@@ -257,6 +257,8 @@ def set_aside(path: Place) -> Place | None:
     there = [child for child in there if child.name != lease.FOLDER]
     if not there:
         return None
+    if isinstance(path, ObjectPath):
+        path.check_movable()  # all of it, before the first is moved
     aside = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
     aside.mkdir()
     for child in there:

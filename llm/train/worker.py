@@ -15,7 +15,7 @@ from cluster import places
 from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.lease import Pass, Superseded
-from cluster.places import ObjectPath
+from cluster.places import ObjectPath, PlaceError
 from data_jobs import open_corpus
 from llm.data.batches import micro_steps
 from llm.data.loader import Loader
@@ -103,8 +103,8 @@ def work(job: Job, group: Group, around: Worker) -> None:
         return
     try:
         _train(job, folder, group, around)
-    except (Superseded, CheckpointFailed):
-        raise  # the folder is another's; there may be a place for the next checkpoint
+    except (Superseded, CheckpointFailed, PlaceError):
+        raise  # the folder is another's, or is away for now: then another try may find it
     except (UserError, RunError, torch.OutOfMemoryError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             error = RunError(f"worker {group.rank}: {OUT_OF_MEMORY}. torch says: {error}")
