@@ -3,7 +3,8 @@
 Every field is one of three kinds (a test fails for a field without one):
 
 - identity: must be equal on resume (model, tokenizer, optimizer kind);
-- plan:     changes only when accepted by name, and is then recorded (data, batch, schedule);
+- plan:     changes only when accepted by name, and is then recorded (steps, schedule); a room may still refuse
+            some of them once a run has begun (batch: the order of the samples hangs on it);
 - free:     may change at any restart (workers, ZeRO stage, micro-batch, paths, logging).
 """
 

@@ -260,7 +260,7 @@ def validation_documents(path: Path) -> Iterator[str]:
 def compressed_bits_per_byte(text: bytes) -> dict[str, float]:
     """Bits per byte of gzip -9 and xz -9, headers included (a few dozen bytes)."""
     if not text:
-        raise RunError("the corpus has no validation text; raise the share of its val split")
+        raise RunError("the corpus has no validation text: raise corpus.val_fraction")
     sizes = {"gzip": len(gzip.compress(text, 9)), "xz": len(lzma.compress(text, preset=9))}
     return {f"{name}_bits_per_byte": 8 * size / len(text) for name, size in sizes.items()}
 

@@ -137,6 +137,11 @@ def _corpus_rows(loaded: Loaded, split: str, batch: int) -> tuple[Validation, in
     if corpus.corpus_id != loaded.settings["corpus"]["corpus_id"]:
         raise UserError(f"{corpus.path}: not the corpus that the run was trained on; give --text FILE")
     tokens, size = split_size(corpus, split)
+    if not tokens:
+        raise UserError(
+            f"{corpus.path}: no document fell into {split}: prepare it with another corpus.val_fraction "
+            f"({corpus.manifest['settings']['val_fraction']:g} was the share of val), or give --split or --text"
+        )
     trained = PretrainSettings.model_validate(loaded.settings["pretrain"])
     rule = make_rule(corpus, loaded.model.settings, trained)
     return validation_of_corpus(corpus, split, trained.length, batch, rule=rule), tokens, size
