@@ -138,11 +138,11 @@ def load_recipe(
         raise UserError("\n       ".join(problems))
     flags = list(overrides or {})
 
-    def where(dotted: str) -> str:
+    def place_of(dotted: str) -> str:
         loc = [int(part) if part.isdigit() else part for part in dotted.split(".")]
         return _named_place(path, root, loc, flags)
 
-    return Recipe(path.stem, path, checked, options or argparse.Namespace(), where)
+    return Recipe(path.stem, path, checked, options or argparse.Namespace(), place_of)
 
 
 def _read(path: Path) -> tuple[yaml.Node, dict[str, Any]]:

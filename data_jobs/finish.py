@@ -84,7 +84,7 @@ def write_corpus(
     """Write what stands beside the shards, then the manifest, which makes it a corpus."""
     shards, counts, tokenizer = done.shards(), done.counts(), done.tokenizer
     if not shards:
-        raise UserError(_nothing_left(settings, counts))
+        raise UserError(_nothing_left(done.settings, counts))
     whole = total(chain(by_stage.values()) for by_stage in counts.values())
     whole.check("the corpus")
     manifest = make_manifest(
@@ -164,13 +164,12 @@ def _nothing_left(settings: CorpusSettings, counts: dict[str, dict[str, Count]])
     lines = []
     paths = {source.name: source.path for source in settings.sources}
     for source, stages in counts.items():
+        read = stages["read"].documents_in
         reasons = [
             f"{reason} {n:,}" for count in stages.values() for reason, n in count.documents_dropped.items()
         ]
         dropped = f", dropped: {', '.join(reasons)}" if reasons else ""
-        lines.append(
-            f"source '{source}' ({paths[source]}): {stages['read'].documents_in:,} documents in the input{dropped}"
-        )
+        lines.append(f"source '{source}' ({paths[source]}): {read:,} documents in the input{dropped}")
     return (
         "no document is left, so there is no corpus to write: give corpus.sources other files; "
         + "; ".join(lines)

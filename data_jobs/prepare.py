@@ -172,16 +172,16 @@ def warnings_of(settings: CorpusSettings, manifest: dict[str, Any]) -> list[str]
     asked = {"train": 1 - settings.val_fraction, "val": settings.val_fraction}
     remedy = {"train": "lower", "val": "raise"}
     lines += [
-        f"no document fell into {split}: {remedy[split]} corpus.val_fraction ({settings.val_fraction:g}), or add "
-        "documents"
+        f"no document fell into {split}: {remedy[split]} corpus.val_fraction ({settings.val_fraction:g}), or "
+        "add documents"
         for split in SPLITS
         if split not in found and asked[split]
     ]
     wanted, got = settings.tokenizer.vocab_size, manifest["tokenizer"]["vocab_size"]
     if settings.tokenizer.path is None and got < wanted:
         lines.append(
-            f"corpus.tokenizer.vocab_size is {wanted:,}, the tokenizer has {got:,} entries: this text gives no "
-            "more"
+            f"corpus.tokenizer.vocab_size is {wanted:,}, the tokenizer has {got:,} entries: the text "
+            "gives no more"
         )
     if settings.tokenizer.path is not None:
         unused = sorted(settings.tokenizer.model_fields_set - {"path"})

@@ -25,6 +25,7 @@ from llm.train.run_order import make_rule
 from llm.train.validate import Measured, measure
 from llm.train.worker import split_size
 
+WORDS_OF = {"train": "training", "val": "validation"}
 IMPORTED_LENGTH = 1024  # tokens of a window, where a model was made for many more
 
 
@@ -138,9 +139,10 @@ def _corpus_rows(loaded: Loaded, split: str, batch: int) -> tuple[Validation, in
         raise UserError(f"{corpus.path}: not the corpus that the run was trained on; give --text FILE")
     tokens, size = split_size(corpus, split)
     if not tokens:
+        share = corpus.manifest["settings"]["val_fraction"]
         raise UserError(
-            f"{corpus.path}: no document fell into {split}: prepare it with another corpus.val_fraction "
-            f"({corpus.manifest['settings']['val_fraction']:g} was the share of val), or give --split or --text"
+            f"{corpus.path}: no {WORDS_OF[split]} documents: prepare it with another corpus.val_fraction (it "
+            f"was {share:g}), or give --split or --text"
         )
     trained = PretrainSettings.model_validate(loaded.settings["pretrain"])
     rule = make_rule(corpus, loaded.model.settings, trained)

@@ -50,8 +50,8 @@ class Validation:
         counts = [_count_rows(origin, rule) for origin in self._origins]
         if not counts:
             raise UserError(
-                "there are no validation documents, or none long enough for a sample: prepare the corpus with a "
-                "larger corpus.val_fraction"
+                "there are no validation documents, or none long enough for a sample: prepare the corpus "
+                "with a larger corpus.val_fraction"
             )
         if max_rows is not None and max_rows < sum(counts):
             counts = share_out(counts, max_rows)

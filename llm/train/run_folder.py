@@ -218,7 +218,7 @@ def open_run(
 
 
 def _refusal(folder: RunFolder, refused: Sequence[tuple[str, Any, Any, str]]) -> str:
-    """What differs and what can be done about it; --accept is offered for those fields alone that it changes."""
+    """What differs, and what can be done about it: --accept is offered where it helps, and nowhere else."""
     lines = [f"{name}: {old!r} there, {new!r} now ({kind})" for name, old, new, kind in refused]
     ordered = [name for name, *_ in refused if name in ORDER_FIELDS]
     accepted = [name for name, _, _, kind in refused if kind == "plan" and name not in ORDER_FIELDS]
