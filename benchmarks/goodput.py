@@ -4,8 +4,8 @@ The real command, two ZeRO-1 workers on Ray, one of which is killed by SIGKILL i
 The clock runs from the first step to the end of the last period; useful are the steps that the run has at
 that time, at the median time from one step to the next. Expected:
     1 - stall/interval - (interval/2 + restart)/MTTF
-with checkpoint interval, stall and restart as measured in the same run (first order, as Young 1974; stall and
-restart apart as in Kokolis et al. 2024, arXiv:2410.21680).
+with checkpoint interval, stall and restart as measured in the same run (first-order model of Young 1974;
+stall and restart apart as in Kokolis et al. 2024, arXiv:2410.21680).
 """
 
 from __future__ import annotations

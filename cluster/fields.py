@@ -3,7 +3,8 @@
 Every field is one of three kinds (a test fails for a field without one):
 
 - identity: must be equal on resume (model, tokenizer, optimizer kind);
-- plan:     changes only when accepted by name, and is then recorded (data, batch, schedule);
+- plan:     changes only when accepted by name, and is then recorded (steps, schedule); those that
+            the order of the samples hangs on (batch) are refused all the same;
 - free:     may change at any restart (workers, ZeRO stage, micro-batch, paths, logging).
 """
 

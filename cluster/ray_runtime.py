@@ -7,16 +7,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray._private.ray_logging import global_worker_stdstream_dispatcher
 
 from cluster import places
 from cluster.errors import UserError
 from cluster.recipe import ROOT
 from cluster.settings import ClusterSettings
+
+# Lines of Ray's own that read like errors and are none. The first comes with each group of workers: it warns
+# of a restart of the actor that watches for preemption, which is made anew with the next group anyway.
+NO_ERRORS = ("Actor with class name: 'PreemptionWatcher' and ID:",)
+PRINTER = "ray_print_logs"  # Ray's name for the driver's handler of its workers' lines
 
 
 @contextmanager
@@ -52,12 +59,32 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
             )
     except (ConnectionError, ValueError) as error:  # nobody there; no address at all
         raise UserError(f"cluster.address {address!r}: no Ray cluster answers there: {error}") from None
+    _leave_out_no_errors()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which just exits
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _leave_out_no_errors() -> None:
+    """Put a filter before the handler that prints the workers' lines here. In their files they stay."""
+    found = [handle for name, handle in global_worker_stdstream_dispatcher.handlers if name == PRINTER]
+    global_worker_stdstream_dispatcher.remove_handler(PRINTER)
+    for handle in found:
+        global_worker_stdstream_dispatcher.add_handler(PRINTER, without_no_errors(handle))
+
+
+def without_no_errors(handle: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """A handler of Ray's batches of lines that passes on all but NO_ERRORS."""
+
+    def filtered(batch: dict[str, Any]) -> None:
+        lines = [line for line in batch["lines"] if not any(words in line for words in NO_ERRORS)]
+        if lines or not batch["lines"]:
+            handle({**batch, "lines": lines})
+
+    return filtered
 
 
 def cpus_for_each(fewest: int, most: int, wanted: int | None, section: str, settings: ClusterSettings) -> int:

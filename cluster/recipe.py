@@ -10,7 +10,7 @@ import argparse
 import difflib
 import importlib
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -34,6 +34,8 @@ class Recipe:
     path: Path
     sections: Mapping[str, Settings]
     options: argparse.Namespace
+    where: Callable[[str], str] = str
+    """A field's dotted name with the file and line, or the flag, that it comes from; for an error."""
 
     def need(self, kind: type[S]) -> S:
         """The section of this class; a UserError that names it where the recipe has none."""
@@ -134,7 +136,13 @@ def load_recipe(
                 problems.append(_explain(path, root, section, known[section], dict(item), overrides or {}))
     if problems:
         raise UserError("\n       ".join(problems))
-    return Recipe(path.stem, path, checked, options or argparse.Namespace())
+    flags = list(overrides or {})
+
+    def place_of(dotted: str) -> str:
+        loc = [int(part) if part.isdigit() else part for part in dotted.split(".")]
+        return _named_place(path, root, loc, flags)
+
+    return Recipe(path.stem, path, checked, options or argparse.Namespace(), place_of)
 
 
 def _read(path: Path) -> tuple[yaml.Node, dict[str, Any]]:
@@ -230,19 +238,54 @@ def _explain(
     overrides: Mapping[str, str],
 ) -> str:
     loc = [section, *item["loc"]]
-    dotted = ".".join(str(part) for part in loc)
-    flag = next((name for name in overrides if f"{dotted}.".startswith(f"{name}.")), None)
-    where = f"--{flag}" if flag else _place(path, root, loc)
-    place = where if flag == dotted else f"{where}: {dotted}"
+    place = _named_place(path, root, loc, overrides)
     if item["type"] == "extra_forbidden":
         return f"{place}: unknown key{_nearest(str(loc[-1]), _names_at(kind, loc[1:-1]))}"
     if item["type"] == "missing":
         return f"{place}: required, and missing"
+    if rule := _rule(item["type"], item.get("ctx", {})):
+        return f"{place}: must be {rule}, is {_short(item['input'])}"
     message = str(item["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if item["type"] == "value_error" and isinstance(item["input"], dict):  # a rule over several fields
         return f"{place}: {message}"
     return f"{place}: {message}, got {_short(item['input'])}"
+
+
+def _rule(kind: str, context: Mapping[str, Any]) -> str | None:
+    """What pydantic's kind of error asks of a value, in our words; None: a rule of our own, or a rare one."""
+    match kind:
+        case "int_parsing" | "int_type" | "int_from_float":
+            return "a whole number"
+        case "float_parsing" | "float_type" | "finite_number":
+            return "a number"
+        case "bool_parsing" | "bool_type":
+            return "true or false"
+        case "string_type":
+            return "text"
+        case "list_type" | "tuple_type":
+            return "a list"
+        case "dict_type" | "model_type":
+            return "a mapping of names to values"
+        case "literal_error":
+            return str(context["expected"])
+        case "greater_than_equal":
+            return f"at least {context['ge']:g}"
+        case "greater_than":
+            return f"above {context['gt']:g}"
+        case "less_than_equal":
+            return f"at most {context['le']:g}"
+        case "less_than":
+            return f"below {context['lt']:g}"
+    return None
+
+
+def _named_place(path: Path, root: yaml.Node, loc: Sequence[Any], flags: Iterable[str]) -> str:
+    """Where a field comes from, and its dotted name: a flag that sets it or what holds it, else the file."""
+    dotted = ".".join(str(part) for part in loc)
+    flag = next((name for name in flags if f"{dotted}.".startswith(f"{name}.")), None)
+    where = f"--{flag}" if flag else _place(path, root, loc)
+    return where if flag == dotted else f"{where}: {dotted}"
 
 
 def _short(value: Any) -> str:

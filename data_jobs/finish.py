@@ -84,7 +84,7 @@ def write_corpus(
     """Write what stands beside the shards, then the manifest, which makes it a corpus."""
     shards, counts, tokenizer = done.shards(), done.counts(), done.tokenizer
     if not shards:
-        raise UserError(_nothing_left(counts))
+        raise UserError(_nothing_left(done.settings, counts))
     whole = total(chain(by_stage.values()) for by_stage in counts.values())
     whole.check("the corpus")
     manifest = make_manifest(
@@ -140,7 +140,7 @@ def check_readable(settings: CorpusSettings, splits: Sequence[Split], cleaned: S
         if bad > allowed:
             raise UserError(_too_many_bad(settings, source.name, count, own))
     if not any(done["runs"] for done in cleaned):
-        raise UserError(_nothing_left(counts))
+        raise UserError(_nothing_left(settings, counts))
 
 
 def _too_many_bad(settings: CorpusSettings, source: str, count: Count, own: Sequence[Receipt]) -> str:
@@ -160,15 +160,20 @@ def _too_many_bad(settings: CorpusSettings, source: str, count: Count, own: Sequ
     )
 
 
-def _nothing_left(counts: dict[str, dict[str, Count]]) -> str:
+def _nothing_left(settings: CorpusSettings, counts: dict[str, dict[str, Count]]) -> str:
     lines = []
+    paths = {source.name: source.path for source in settings.sources}
     for source, stages in counts.items():
+        read = stages["read"].documents_in
         reasons = [
             f"{reason} {n:,}" for count in stages.values() for reason, n in count.documents_dropped.items()
         ]
         dropped = f", dropped: {', '.join(reasons)}" if reasons else ""
-        lines.append(f"source '{source}': {stages['read'].documents_in:,} documents in the input{dropped}")
-    return "no document is left, so there is no corpus to write; " + "; ".join(lines)
+        lines.append(f"source '{source}' ({paths[source]}): {read:,} documents in the input{dropped}")
+    return (
+        "no document is left, so there is no corpus to write: give corpus.sources other files; "
+        + "; ".join(lines)
+    )
 
 
 def _sweep(folder: Path, shards: Sequence[Shard]) -> None:

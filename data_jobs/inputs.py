@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,15 +67,21 @@ class Split:
         )
 
 
-def list_files(sources: Sequence[SourceSettings]) -> list[InputFile]:
-    """All files of all sources, by source, then name. UserError where a source has none."""
+def list_files(sources: Sequence[SourceSettings], where: Callable[[str], str] = str) -> list[InputFile]:
+    """All files of all sources, by source, then name. UserError where a source has none.
+
+    `where`: a field's name with the place that sets it (Recipe.where).
+    """
     found = []
     for number, source in enumerate(sources):
+        field = f"corpus.sources.{number}.path"
+        if not _is_there(source):
+            raise UserError(f"{where(field)}: {_absolute(source.path)}: no such file or folder")
         files = sorted(_files_of(number, source), key=lambda file: (file.name, file.path))
         if not files:
             what = ", ".join(source.include or _USUAL[source.format])
             raise UserError(
-                f"corpus.sources.{number}.path: no file in {source.path} "
+                f"{where(field)}: no file in {source.path} "
                 f"(looked for {what}{', less exclude' if source.exclude else ''})"
             )
         found.extend(files)
@@ -138,9 +144,7 @@ def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _files_of(number: int, source: SourceSettings) -> Iterator[InputFile]:
-    text = source.path.replace("{stdlib}", sysconfig.get_paths()["stdlib"])
-    # Absolute, because tasks on workers may stand in another folder.
-    text = os.path.abspath(os.path.expanduser(text))
+    text = _absolute(source.path)
     path = Path(text)
     exclude = _matcher(tuple(source.exclude))
     if path.is_dir():
@@ -151,15 +155,25 @@ def _files_of(number: int, source: SourceSettings) -> Iterator[InputFile]:
                 yield _input_file(number, file, name)
     elif path.exists():
         yield _input_file(number, path, path.name)
-    elif glob.has_magic(text):
+    else:
         root = _fixed_part(text)
         for hit in glob.iglob(text, recursive=True):
             file = Path(hit)
             name = file.relative_to(root).as_posix()
             if file.is_file() and not exclude.fullmatch(name):
                 yield _input_file(number, file, name)
-    else:
-        raise UserError(f"corpus.sources.{number}.path: {path}: no such file or folder")
+
+
+def _is_there(source: SourceSettings) -> bool:
+    """A glob is: what it hits is another question."""
+    path = _absolute(source.path)
+    return os.path.exists(path) or glob.has_magic(path)
+
+
+def _absolute(path: str) -> str:
+    """Absolute, because tasks on workers may stand in another folder."""
+    path = path.replace("{stdlib}", sysconfig.get_paths()["stdlib"])
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _fixed_part(pattern: str) -> Path:

@@ -91,14 +91,15 @@ class Build:
 
     def _train(self, runs: Sequence[tuple[int, Receipt]]) -> None:
         folder = self._work / f"tokenizer-{_key(sorted(run['name'] for _, run in runs))}"
-        with self._timed("train tokenizer"):
+        title = "train tokenizer" if self.settings.tokenizer.path is None else "take tokenizer"
+        with self._timed(title):
             if not (folder / "done").exists():
-                self.progress("train tokenizer", 0, 1)
+                self.progress(title, 0, 1)
                 self._new_tokenizer(runs).save(folder)
                 fault_point("prepare.before_train")
                 write_bytes(folder / "done", b"")
                 fault_point("prepare.after_train")
-                self.progress("train tokenizer", 1, 1)
+                self.progress(title, 1, 1)
             self._tokenizer: Tokenizer = load_tokenizer(folder)
             self._tokenizer_folder = str(folder)
 

@@ -37,7 +37,9 @@ def main(argv: list[str]) -> int:
     settings = recipe.need(CorpusSettings)
     cluster, place = recipe.get(ClusterSettings), places.at(recipe.out("corpus"))
     if not settings.sources:
-        raise UserError(f"{recipe.path}: corpus.sources is empty: give at least one {{name, path, format}}")
+        raise UserError(
+            f"{recipe.where('corpus.sources')} is empty: give at least one {{name, path, format}}"
+        )
     if not isinstance(place, ObjectPath):
         return _prepare(recipe, settings, cluster, place, place)
     out = _scratch(place, cluster)
@@ -50,7 +52,7 @@ def _prepare(
 ) -> int:
     """Make what is missing of the corpus, in `out`, and send it to `place` if that is another."""
     quiet: bool = recipe.options.json
-    files = list_files(settings.sources)
+    files = list_files(settings.sources, recipe.where)
     if recipe.options.fresh:
         state.clear(place)
         state.clear(out)
@@ -77,6 +79,8 @@ def _prepare(
             places.send_folder(out, place, MANIFEST)
             places.delete_tree(out)
     _say(quiet, _summary(place, manifest))
+    for warning in warnings_of(settings, manifest):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     if quiet:
         print(json.dumps({"path": str(place), **_figures(manifest)}))
     return 0
@@ -169,15 +173,37 @@ def _summary(out: Place, manifest: dict[str, Any]) -> str:
     return (
         f"{out}: {documents['out']:,} of {documents['in']:,} documents (dropped: {dropped}), "
         f"{size['out']:,} bytes, {tokens:,} tokens, vocabulary {manifest['tokenizer']['vocab_size']:,}, "
-        f"{sum(split['shards'] for split in totals)} shards{_missing_splits(manifest)}"
+        f"{sum(split['shards'] for split in totals)} shards"
     )
 
 
-def _missing_splits(manifest: dict[str, Any]) -> str:
-    """A small corpus may have no validation document: say so here, not at the first evaluation."""
+def warnings_of(settings: CorpusSettings, manifest: dict[str, Any]) -> list[str]:
+    """What was asked for and is not in the corpus: said here, not at the first evaluation."""
+    lines = []
     found = {split for source in manifest["sources"] for split in source["splits"]}
-    missing = [split for split in SPLITS if split not in found]
-    return f"\nwarning: no document fell into {', '.join(missing)} (corpus.val_fraction)" if missing else ""
+    asked = {"train": 1 - settings.val_fraction, "val": settings.val_fraction}
+    remedy = {"train": "lower", "val": "raise"}
+    lines += [
+        f"no document fell into {split}: {remedy[split]} corpus.val_fraction ({settings.val_fraction:g}), or "
+        "add documents"
+        for split in SPLITS
+        if split not in found and asked[split]
+    ]
+    wanted, got = settings.tokenizer.vocab_size, manifest["tokenizer"]["vocab_size"]
+    if settings.tokenizer.path is None and got < wanted:
+        lines.append(
+            f"corpus.tokenizer.vocab_size is {wanted:,}, the tokenizer has {got:,} entries: the text "
+            "gives no more"
+        )
+    if settings.tokenizer.path is not None:
+        unused = sorted(settings.tokenizer.model_fields_set - {"path"})
+        if unused:
+            names = ", ".join(f"corpus.tokenizer.{name}" for name in unused)
+            lines.append(
+                f"no effect: {names}: the tokenizer of corpus.tokenizer.path is used as it is, with {got:,} "
+                "entries"
+            )
+    return lines
 
 
 def _say(quiet: bool, text: str) -> None:

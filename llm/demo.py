@@ -23,7 +23,7 @@ from cluster.places import to_json, write_bytes, write_json
 from cluster.recipe import load_recipe
 from data_jobs import open_corpus
 from llm.pages.corpus import corpus_numbers, total
-from llm.pages.journey import baseline_rows, journey_body
+from llm.pages.journey import baseline_rows, guess_words, journey_body
 from llm.pages.page import finite, page
 from llm.pages.training import run_numbers
 
@@ -76,6 +76,7 @@ def main(argv: list[str]) -> int:
             return failure.status
     budgets = {stage.name: stage.budget for stage in stages}
     print_results(*draw(corpus, run, bert, budgets))
+    print_next(run, bert)
     return 0
 
 
@@ -210,7 +211,6 @@ def generate(run: Path, result: Path) -> None:
         found = json.loads(
             call("llm.generate", str(run), "--prompt", prompt, "--tokens", "120", "--json", capture=True)
         )
-        print(found["text"], flush=True)
         texts.append({"prompt": prompt, "text": found["text"]})
     write_json(result, {"texts": texts})
 
@@ -225,8 +225,6 @@ def fill(run: Path, result: Path) -> None:
         json.loads(line)
         for line in call("llm.generate", str(run), *prompts, "--json", capture=True).splitlines()
     ]
-    for filling in found:
-        print(filling["text"], flush=True)
     write_json(result, {"fillings": found})
 
 
@@ -260,14 +258,14 @@ def validation_documents(path: Path) -> Iterator[str]:
 def compressed_bits_per_byte(text: bytes) -> dict[str, float]:
     """Bits per byte of gzip -9 and xz -9, headers included (a few dozen bytes)."""
     if not text:
-        raise RunError("the corpus has no validation text; raise the share of its val split")
+        raise RunError("the corpus has no validation text: raise corpus.val_fraction")
     sizes = {"gzip": len(gzip.compress(text, 9)), "xz": len(lzma.compress(text, preset=9))}
     return {f"{name}_bits_per_byte": 8 * size / len(text) for name, size in sizes.items()}
 
 
 def draw(
     corpus: Path, run: Path, bert: Path, budgets: Mapping[str, float]
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
+) -> tuple[dict[str, Any], list[dict[str, str]], list[dict[str, Any]]]:
     """Write summary.json, report.json and report.html; files that would not change stay untouched."""
     corpus_page, run_page, bert_page = corpus_numbers(corpus), run_numbers(run), run_numbers(bert)
     guesses, fillings = read_json(HOME / "guesses.json"), read_json(HOME / "fillings.json")["fillings"]
@@ -296,7 +294,7 @@ def draw(
     )
     write_changed(HOME / "report.json", to_json(numbers))
     write_changed(HOME / "summary.json", to_json(summary))
-    return summary, texts
+    return summary, texts, fillings
 
 
 def assemble_summary(
@@ -348,10 +346,17 @@ def summarise_bert(run: Mapping[str, Any], guesses: Mapping[str, Any]) -> dict[s
     }
 
 
-def print_results(summary: Mapping[str, Any], texts: Sequence[Mapping[str, str]]) -> None:
-    """Texts, bits per byte beside the compressors, and where the page is."""
+def print_results(
+    summary: Mapping[str, Any], texts: Sequence[Mapping[str, str]], fillings: Sequence[Mapping[str, Any]]
+) -> None:
+    """Texts, fillings, bits per byte beside the compressors, and where the page is."""
     for text in texts:
         print(f"\n--- after {text['prompt']!r}\n{text['text']}")
+    print("\n--- what the BERT puts in place of [MASK]")
+    for filling in fillings:
+        for mask in filling["masks"]:
+            first = mask["candidates"][0]
+            print(f"{filling['prompt']:<32}{guess_words(first['text'], first['probability'])}")
     print("\nValidation documents    bits per byte")
     for name, bits in baseline_rows(summary):
         print(f"{name:<24}{bits:13.3f}")
@@ -365,6 +370,19 @@ def print_results(summary: Mapping[str, Any], texts: Sequence[Mapping[str, str]]
     spent, budget = (sum(s[what] or 0 for s in summary["seconds"].values()) for what in ("spent", "budget"))
     print(f"\nAll stages: {spent:.0f} s of work (budget {budget:.0f} s)")
     print(f"Page: {(HOME / 'report.html').resolve()}")
+
+
+def print_next(run: Path, bert: Path) -> None:
+    """What to type now."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    print(f"""
+Next, for example:
+  {python} -m llm.generate {run} --prompt "def "
+  {python} -m llm.generate {bert} --prompt "import [MASK]"
+  {python} -m llm.export {run} hf
+Your own text: README.md""")
 
 
 def write_changed(path: Path, data: bytes) -> None:

@@ -25,6 +25,7 @@ from llm.train.run_order import make_rule
 from llm.train.validate import Measured, measure
 from llm.train.worker import split_size
 
+WORDS_OF = {"train": "training", "val": "validation"}
 IMPORTED_LENGTH = 1024  # tokens of a window, where a model was made for many more
 
 
@@ -137,6 +138,12 @@ def _corpus_rows(loaded: Loaded, split: str, batch: int) -> tuple[Validation, in
     if corpus.corpus_id != loaded.settings["corpus"]["corpus_id"]:
         raise UserError(f"{corpus.path}: not the corpus that the run was trained on; give --text FILE")
     tokens, size = split_size(corpus, split)
+    if not tokens:
+        share = corpus.manifest["settings"]["val_fraction"]
+        raise UserError(
+            f"{corpus.path}: no {WORDS_OF[split]} documents: prepare it with another corpus.val_fraction (it "
+            f"was {share:g}), or give --split or --text"
+        )
     trained = PretrainSettings.model_validate(loaded.settings["pretrain"])
     rule = make_rule(corpus, loaded.model.settings, trained)
     return validation_of_corpus(corpus, split, trained.length, batch, rule=rule), tokens, size

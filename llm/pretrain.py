@@ -122,20 +122,24 @@ def _tell(recipe: Recipe, run: RunFolder, summary: dict[str, Any]) -> None:
     if recipe.options.json:
         sys.stdout.write(places.to_json(summary).decode())
         return
-    print(
-        f"{run.path}: {summary['parameters']:,} parameters, {summary['steps']} steps, "
-        f"loss {summary['loss'] or float('nan'):.4f}, validation {summary['val_loss'] or float('nan'):.4f}, "
-        + _measured(summary)
-    )
+    print(f"{run.path}: {_told(summary)}")
 
 
-def _measured(summary: dict[str, Any]) -> str:
-    if "val_masked_accuracy" not in summary:
-        return f"{summary['bits_per_byte'] or float('nan'):.4f} bits per byte"
-    words = f"masked accuracy {summary['val_masked_accuracy']:.4f}"
+def _told(summary: dict[str, Any]) -> str:
+    """A finished run in a line."""
+    words = [f"{summary['parameters']:,} parameters", f"{summary['steps']} steps"]
+    if summary["loss"] is not None:
+        words.append(f"loss {summary['loss']:.4f}")
+    if summary["val_loss"] is None:
+        return ", ".join([*words, "no validation documents (corpus.val_fraction)"])
+    words.append(f"validation {summary['val_loss']:.4f}")
+    if summary["bits_per_byte"] is not None:
+        words.append(f"{summary['bits_per_byte']:.4f} bits per byte")
+    if "val_masked_accuracy" in summary:
+        words.append(f"masked accuracy {summary['val_masked_accuracy']:.4f}")
     if "val_nsp_accuracy" in summary:
-        words += f", next sentence accuracy {summary['val_nsp_accuracy']:.4f}"
-    return words
+        words.append(f"next sentence accuracy {summary['val_nsp_accuracy']:.4f}")
+    return ", ".join(words)
 
 
 if __name__ == "__main__":

@@ -247,7 +247,9 @@ class Workers(BaseModel):
     @classmethod
     def _one_number(cls, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | dict | Workers):
-            raise ValueError("a number of workers, or {min: 1, max: 8}")
+            raise ValueError("must be a number of workers, or {min: 1, max: 8}")
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1 worker")
         return {"min": value, "max": value} if isinstance(value, int) else value
 
     @model_validator(mode="after")

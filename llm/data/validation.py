@@ -49,7 +49,10 @@ class Validation:
         self._origins = [origin for origin in origins if _count_rows(origin, rule)]
         counts = [_count_rows(origin, rule) for origin in self._origins]
         if not counts:
-            raise UserError("there is no token to evaluate on; prepare the corpus with a larger val share")
+            raise UserError(
+                "there are no validation documents, or none long enough for a sample: prepare the corpus "
+                "with a larger corpus.val_fraction"
+            )
         if max_rows is not None and max_rows < sum(counts):
             counts = share_out(counts, max_rows)
         self._counts, self._ends, self._rule = counts, np.cumsum(counts), rule

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 MAX_TABLE_ROWS = 200
+CUT = " …"
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -85,7 +86,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str) -
         for row in shown
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
+        f'<div class="scroll"><table>{f"<caption>{escape(caption)}</caption>" if caption else ""}'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n"
     )
 
@@ -118,7 +119,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def sample_cards(samples: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> str:
-    """Generated texts side by side; the prompt at the start of a text stands out."""
+    """Generated texts side by side; the prompt at the start of a text stands out, one that ends inside a
+    line, since it was asked for so many tokens, shows that it is cut."""
     cards = "".join(
         f'<article class="card"><h4>{escape(title)}</h4>'
         f'<pre tabindex="0">{_prompt_and_text(str(s.get("prompt", "")), str(s.get("text", "")))}</pre>'
@@ -130,7 +132,8 @@ def sample_cards(samples: Sequence[Mapping[str, Any]], titles: Sequence[str]) ->
 
 def _prompt_and_text(prompt: str, text: str) -> str:
     rest = text[len(prompt) :] if text.startswith(prompt) else text
-    return f'<span class="prompt">{escape(prompt)}</span>{escape(rest)}'
+    cut = "" if rest.endswith("\n") else f'<span class="cut">{CUT}</span>'
+    return f'<span class="prompt">{escape(prompt)}</span>{escape(rest)}{cut}'
 
 
 def _is_numeric(values: Iterable[Any]) -> bool:

@@ -138,9 +138,7 @@ def filling_section(fillings: list[dict[str, Any]], bert: Mapping[str, Any]) -> 
     rows = [
         (
             filling["prompt"],
-            ", ".join(
-                f"{c['text'].strip() or repr(c['text'])} {c['probability']:.0%}" for c in mask["candidates"]
-            ),
+            ", ".join(guess_words(c["text"], c["probability"]) for c in mask["candidates"]),
         )
         for filling in fillings
         for mask in filling["masks"]
@@ -149,4 +147,15 @@ def filling_section(fillings: list[dict[str, Any]], bert: Mapping[str, Any]) -> 
         f"Masked loss {blocks.number(bert['mlm_loss'], 3)} nats; the probability of each guess beside it.",
         "note",
     )
-    return blocks.section("What the BERT fills in", note, blocks.table(("text", "guesses"), rows, "fillings"))
+    return blocks.section("What the BERT fills in", note, blocks.table(("text", "guesses"), rows, ""))
+
+
+def guess_words(text: str, probability: float) -> str:
+    """A guess for a person: newlines and blanks by name, a small probability as such."""
+    shown = text.strip()
+    if not shown:
+        counts = (("newline", text.count("\n")), ("blank", text.count(" ")))
+        found = [f"{n} {word}s" if n > 1 else f"a {word}" for word, n in counts if n]
+        shown = f"({' and '.join(found) or 'nothing'})"
+    share = "under 1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
+    return f"{shown} {share}"

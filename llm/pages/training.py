@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -180,24 +181,25 @@ def training_charts(numbers: Mapping[str, Any], prefix: str = "") -> list[Chart]
     rows, restarts = numbers["rows"], [r["step"] for r in numbers["restarts"]]
     smoothed = dict(zip((row["step"] for row in rows), numbers["smoothed_loss"], strict=True))
     chart = _ChartMaker(rows, restarts, prefix)
+    validated = partial(_validated, numbers)
     candidates = [
         chart.make("loss", "Loss", "loss (nats per token)", [
             ("training", "loss", "--pale", 1),
             ("training, smoothed", smoothed, "--blue", 2.5),
-            ("validation", "val_loss", "--orange", 0),
+            *validated("validation", "val_loss", "--orange"),
         ], height=400),
         chart.make("bits", "Bits per byte", "bits per UTF-8 byte", [
-            ("validation", "bits_per_byte", "--orange", 0),
+            *validated("validation", "bits_per_byte", "--orange"),
         ]),
         chart.make("terms", "Parts of the loss", "loss (nats per guess)", [
             ("masked tokens, training", "mlm_loss", "--pale", 1),
-            ("masked tokens, validation", "val_mlm_loss", "--blue", 0),
+            *validated("masked tokens, validation", "val_mlm_loss", "--blue"),
             ("next sentence, training", "nsp_loss", "--pale", 1),
-            ("next sentence, validation", "val_nsp_loss", "--orange", 0),
+            *validated("next sentence, validation", "val_nsp_loss", "--orange"),
         ]),
         chart.make("accuracies", "Guesses that are right", "share of guesses (validation)", [
-            ("masked tokens", "val_masked_accuracy", "--blue", 0),
-            ("next sentence (chance: 0.5)", "val_nsp_accuracy", "--orange", 0),
+            *validated("masked tokens", "val_masked_accuracy", "--blue"),
+            *validated("next sentence (chance: 0.5)", "val_nsp_accuracy", "--orange"),
         ]),
         chart.make("throughput", "Throughput", "tokens per second", [
             ("all workers together", "tokens_per_second", "--green", 1.5),
@@ -215,6 +217,27 @@ def training_charts(numbers: Mapping[str, Any], prefix: str = "") -> list[Chart]
         ]),
     ]  # fmt: skip
     return [chart for chart in candidates if chart is not None]
+
+
+Curve = tuple[str, str | Mapping[int, Any], str, float]
+"""Its label, metric (or step to value), colour, and width, where 0 means points."""
+
+
+def _validated(numbers: Mapping[str, Any], text: str, metric: str, color: str) -> Iterator[Curve]:
+    """The curve of a validation, in two where those on the way took a part of the samples.
+
+    The one after the last step takes all: a line to it would show a change that may be of the samples alone.
+    """
+    wanted = numbers["settings"].get("pretrain", {})
+    most, end = wanted.get("validation", {}).get("max_samples"), wanted.get("steps")
+    if most is None:
+        yield text, metric, color, 0
+        return
+    found = {row["step"]: row.get(metric) for row in numbers["rows"]}
+    on_the_way = {step: value for step, value in found.items() if step != end}
+    yield f"{text}, first {most:,} samples", on_the_way, color, 0
+    at_the_end = {"--orange": "--violet", "--blue": "--green"}[color]
+    yield f"{text}, all samples", {end: found.get(end)}, at_the_end, 0
 
 
 class _ChartMaker:
@@ -240,13 +263,10 @@ class _ChartMaker:
         name: str,
         title: str,
         unit: str,
-        lines: Sequence[tuple[str, str | Mapping[int, Any], str, float]],
+        lines: Sequence[Curve],
         height: int = 300,
     ) -> Chart | None:
-        """A chart of those `lines` that have values.
-
-        A line: its label, metric (or step to value), colour, and width, where 0 means points.
-        """
+        """A chart of those `lines` that have values."""
         drawn = []
         for text, metric, color, width in lines:
             values = self._values(metric)
@@ -284,7 +304,8 @@ class _ChartMaker:
         for text, values, _, _ in drawn:
             ends = list(values.values())
             if "smoothed" not in text:
-                parts.append(f"{text} {blocks.number(ends[0])} → {blocks.number(ends[-1])}")
+                ends = ends[:: max(1, len(ends) - 1)]
+                parts.append(f"{text} {' → '.join(map(blocks.number, ends))}")
         marks = f" Restarts (dashed) at step {', '.join(map(str, self.restarts))}." if self.restarts else ""
         return f"First → last value, {unit}: {'; '.join(parts)}.{marks}"
 

@@ -18,8 +18,8 @@ from llm.data.batches import padding
 from llm.presets import other_than_preset
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.load import CheckpointReader
-from llm.train.checkpoints.save import committed_folders
-from llm.train.progress import Progress
+from llm.train.checkpoints.save import committed_folders, step_of
+from llm.train.progress import Progress, say
 from llm.train.run_folder import RunFolder
 from llm.train.run_order import check_goes_on, even_micro_batch, make_order, make_rule
 from llm.train.worker import Job, work_here
@@ -81,8 +81,10 @@ def launch(
     with Progress(run.metrics, settings.steps):
         if settings.launch == "here":
             begin()
+            _tell_of_start(run, "one worker, in this process")
             _until_done(lambda: work_here(job), run, lease)
         else:
+            say("starting Ray" if not cluster.address else f"connecting to Ray at {cluster.address}")
             from cluster.ray_runtime import check_output_place, cpus_for_each, ray_session
             from llm.train.ray_workers import train_on_ray
 
@@ -92,6 +94,7 @@ def launch(
                     settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster
                 )  # fmt: skip
                 begin()
+                _tell_of_start(run, f"{settings.workers} worker{'s' * (settings.workers.max > 1)}")
                 try:
                     _until_done(lambda: train_on_ray(job, cpus), run, lease)
                 except Superseded:
@@ -100,6 +103,12 @@ def launch(
                     _raise_failure(run, job)  # what a worker said of it is more than that it failed
                     raise
     _raise_failure(run, job)
+
+
+def _tell_of_start(run: RunFolder, workers: str) -> None:
+    for newest in committed_folders(run.checkpoints)[:1]:
+        say(f"continuing at step {step_of(newest)} from {newest.name}")
+    say(f"starting {workers}: each reads the corpus, then its gradients are checked")
 
 
 def _until_done(train: Callable[[], None], run: RunFolder, lease: Lease) -> None:

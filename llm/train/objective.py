@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import torch
@@ -24,6 +25,10 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.bf16 = precision == "bf16"
+        if self.bf16:
+            # Norms keep fp32 weights under autocast on purpose; torch tells each process once that it has no
+            # fused kernel for that.
+            warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
         self.z_loss = z_loss
 
     def forward(self, inputs: Inputs, what: What = "losses") -> Tensor:

@@ -44,21 +44,38 @@ class Progress:
                 continue
             shown = row["step"]
             bar.n = shown
-            bar.set_postfix_str(_words(row), refresh=True)
+            bar.set_postfix_str(in_words(row), refresh=True)
             if not terminal and (time.monotonic() - told > PLAIN_SECONDS or shown in (0, self.steps)):
                 told = time.monotonic()
                 print(
-                    f"step {shown}/{self.steps}  {_words(row)}{self._left(row)}", file=sys.stderr, flush=True
+                    f"step {shown}/{self.steps}  {in_words(row)}{self._left(row)}",
+                    file=sys.stderr,
+                    flush=True,
                 )
         bar.close()
 
     def _left(self, row: dict[str, Any]) -> str:
-        if "step_seconds" not in row:
-            return ""
-        return f"  about {(self.steps - row['step']) * row['step_seconds'] / 60:.1f} min left"
+        steps = self.steps - row["step"]
+        return f"  {time_left(steps * row['step_seconds'])}" if steps and "step_seconds" in row else ""
 
 
-def _words(row: dict[str, Any]) -> str:
+def say(text: str) -> None:
+    """A line above the live one."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def time_left(seconds: float) -> str:
+    """About how long it still takes: seconds below two minutes, where a tenth of a minute says nothing."""
+    if seconds < 120:
+        return f"about {max(1, round(seconds))} s left"
+    if seconds < 7200:
+        return f"about {seconds / 60:.0f} min left"
+    return f"about {seconds / 3600:.1f} h left"
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """A line of metrics for a person."""
     parts = []
     if row.get("skipped"):
         parts.append(f"skipped ({row['skipped']})")
@@ -66,6 +83,8 @@ def _words(row: dict[str, Any]) -> str:
         parts.append(f"loss {row['loss']:.4f}")
     if row.get("val_loss") is not None:
         parts.append(f"val {row['val_loss']:.4f}")
+    elif row["step"] == 0:
+        parts.append("no validation documents")
     if "tokens_per_second" in row:
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(parts)

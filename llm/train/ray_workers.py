@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import inspect
 import logging
@@ -10,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.context import TrainContext, get_train_context
 
 from cluster import places
@@ -35,6 +37,7 @@ ROOM_SECONDS = 25.0  # that room must last before it is used: Ray counts its nod
 TRIES = 3  # to grow, for one set of nodes
 START_SECONDS = 20.0  # after which an elastic group is planned anew: a lost node may have been counted on
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+ADDRESS = "RAY_ADDRESS"
 GROW = "grow"  # in the run's stop file
 
 
@@ -51,7 +54,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings.hang_seconds)
     if settings.workers.elastic:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
-    with _Watch(run, settings, bundle):
+    with _known_address(), _Watch(run, settings, bundle):
         while True:
             before = {folder.name for folder in committed_folders(run.checkpoints)}
             try:
@@ -64,6 +67,26 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
             if _asked(run) != GROW or _is_finished(run, settings.steps):
                 return
             run.stop.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _known_address() -> Iterator[None]:
+    """Ray's address for the length of a training, for the driver and what Ray Train starts beside it.
+
+    The actor that removes the workers' reservation after a controller's death asks for actors by an address
+    that it looks for by itself, and dies where two Rays run on a machine.
+    """
+    before = os.environ.get(ADDRESS)
+    ENV_VARS_TO_PROPAGATE.add(ADDRESS)
+    os.environ[ADDRESS] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        ENV_VARS_TO_PROPAGATE.discard(ADDRESS)
+        if before is None:
+            del os.environ[ADDRESS]
+        else:
+            os.environ[ADDRESS] = before
 
 
 def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:

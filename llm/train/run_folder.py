@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from cluster import lease, places
@@ -83,6 +84,8 @@ class RunFolder:
         try:
             value: dict[str, Any] = json.loads(self.settings.read_bytes())
         except FileNotFoundError:
+            if isinstance(self.path, Path) and not self.path.exists():
+                raise UserError(f"{self.path}: no such folder; runs are in runs/<recipe>/pretrain") from None
             raise UserError(f"{self.path}: no run folder: it has no {self.settings.name}") from None
         except NotADirectoryError:
             raise UserError(f"{self.path}: a file, not a run folder") from None
@@ -204,17 +207,7 @@ def open_run(
         if saved.get("start") != start:
             refused.append(("pretrain.start_from", saved.get("start"), start, "identity"))
         if refused:
-            lines = [f"{name}: {old!r} there, {new!r} now ({kind})" for name, old, new, kind in refused]
-            raise UserError(
-                f"{folder.path} belongs to a run with other settings:\n       "
-                + "\n       ".join(lines)
-                + "\n       Use the old values, another --pretrain.out, or --fresh (the old folder is kept)"
-                + (
-                    "; --accept FIELD changes a plan field of this run"
-                    if any(r[3] == "plan" for r in refused)
-                    else ""
-                )
-            )
+            raise UserError(_refusal(folder, refused))
         record["run_id"] = saved["run_id"]
         record["accepted"] = saved["accepted"] + [
             {"field": name, "old": old, "new": new, "time": time.time()} for name, old, new, _ in differing
@@ -222,6 +215,22 @@ def open_run(
     elif folder.path.is_dir() and any(child.name != lease.FOLDER for child in folder.path.iterdir()):
         raise UserError(f"{folder.path}: not empty, and no run of ours: choose another --pretrain.out")
     return record
+
+
+def _refusal(folder: RunFolder, refused: Sequence[tuple[str, Any, Any, str]]) -> str:
+    """What differs, and what can be done about it: --accept is offered where it helps, and nowhere else."""
+    lines = [f"{name}: {old!r} there, {new!r} now ({kind})" for name, old, new, kind in refused]
+    ordered = [name for name, *_ in refused if name in ORDER_FIELDS]
+    accepted = [name for name, _, _, kind in refused if kind == "plan" and name not in ORDER_FIELDS]
+    lines.append("Use the old values, another --pretrain.out, or --fresh (the old folder is kept)")
+    if ordered:
+        lines.append(
+            f"No --accept for {', '.join(ordered)}: the order of the samples hangs on it, and a run that has "
+            "begun keeps its order, since samples would be repeated and missed"
+        )
+    if accepted:
+        lines.append("This run goes on with the new values by " + " ".join(f"--accept {n}" for n in accepted))
+    return f"{folder.path} belongs to a run with other settings:\n       " + "\n       ".join(lines)
 
 
 def begin_run(folder: RunFolder, record: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
-"""Where outputs may go when a job runs on several nodes."""
+"""Where outputs may go when a job runs on several nodes, and which lines of Ray are shown."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -21,3 +23,14 @@ def test_a_relative_path_on_several_nodes(
             ray_runtime.check_output_place(path, "corpus.out")
     else:
         ray_runtime.check_output_place(path, "corpus.out")
+
+
+def test_lines_of_ray_that_are_no_errors_are_left_out() -> None:
+    shown: list[dict[str, Any]] = []
+    handle = ray_runtime.without_no_errors(shown.append)
+    noise = (
+        "core_worker.cc:2465: Actor with class name: 'PreemptionWatcher' and ID: '97' has constructor args"
+    )
+    handle({"pid": 1, "lines": [noise, "E core_worker.cc:1: out of memory"]})
+    handle({"pid": 1, "lines": [noise]})
+    assert shown == [{"pid": 1, "lines": ["E core_worker.cc:1: out of memory"]}]

@@ -86,6 +86,12 @@ def test_a_good_recipe(tmp_path: Path) -> None:
     assert recipe.out("corpus") == "runs/r/corpus"
 
 
+def test_where_a_field_comes_from(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD), {"pretrain.seed": "2"}, SECTIONS)
+    assert recipe.where("corpus.sources.0.files") == f"{tmp_path}/r.yaml:3: corpus.sources.0.files"
+    assert recipe.where("pretrain.seed") == "--pretrain.seed"
+
+
 def test_out_of_a_section(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, GOOD + "  out: /data/run\n"), sections=SECTIONS)
     assert recipe.out("pretrain") == "/data/run"
@@ -119,11 +125,10 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     assert problems(tmp_path, text) == [
         "r.yaml:1: unknown section 'pretrian'; did you mean 'pretrain'?",
         "r.yaml:3: pretrain.seed: required, and missing",
-        "r.yaml:4: pretrain.steps: input should be a valid integer, unable to parse string as an integer, "
-        "got 'many'",
-        "r.yaml:5: pretrain.kind: input should be 'adamw' or 'muon', got 'sgd'",
+        "r.yaml:4: pretrain.steps: must be a whole number, is 'many'",
+        "r.yaml:5: pretrain.kind: must be 'adamw' or 'muon', is 'sgd'",
         "r.yaml:6: pretrain.x: unknown key",
-        "r.yaml:7: corpus: input should be a valid dictionary or instance of Corpus, got 3",
+        "r.yaml:7: corpus: must be a mapping of names to values, is 3",
     ]
 
 
@@ -240,8 +245,8 @@ def test_a_flag_fills_a_section_that_the_file_lacks(tmp_path: Path, monkeypatch:
 
 def test_a_wrong_flag_value_is_said_of_the_flag(tmp_path: Path) -> None:
     assert problems(tmp_path, GOOD, pretrain__steps="few", corpus__sources="[{files: a, weight: -1}]") == [
-        "--corpus.sources: corpus.sources.0.weight: input should be greater than 0, got -1",
-        "--pretrain.steps: input should be a valid integer, unable to parse string as an integer, got 'few'",
+        "--corpus.sources: corpus.sources.0.weight: must be above 0, is -1",
+        "--pretrain.steps: must be a whole number, is 'few'",
     ]
 
 
@@ -254,7 +259,7 @@ def test_a_flag_below_what_is_no_mapping(tmp_path: Path) -> None:
     [problem] = problems(
         tmp_path, "pretrain:\n  seed: 1\n  optimizer: 5\n", pretrain__optimizer__learning_rate="1"
     )
-    assert problem.startswith("r.yaml:3: pretrain.optimizer: input should be a valid dictionary")
+    assert problem.startswith("r.yaml:3: pretrain.optimizer: must be a mapping")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from data_jobs.prepare import main
+from data_jobs.prepare import main, warnings_of
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -67,8 +68,39 @@ def test_no_sources_and_missing_file(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, tmp_path / "nowhere.jsonl")
     said = command(recipe)
     assert said.returncode == 2 and "nowhere.jsonl: no such file" in said.stderr
+    assert f"{recipe}:2: corpus.sources.0.path: " in said.stderr
     said = command(recipe, "--corpus.sources", "[]")
     assert said.returncode == 2 and "corpus.sources is empty" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "found", "entries", "words"),
+    [
+        ({}, ["train", "val"], 500, []),
+        ({}, ["train", "val"], 320, ["corpus.tokenizer.vocab_size is 500, the tokenizer has 320 entries"]),
+        ({}, ["train"], 500, ["no document fell into val: raise corpus.val_fraction (0.05)"]),
+        ({"val_fraction": 0.0}, ["train"], 500, []),  # as it was asked for
+        (
+            {"val_fraction": 0.9},
+            ["val"],
+            500,
+            ["no document fell into train: lower corpus.val_fraction (0.9)"],
+        ),
+        (
+            {"tokenizer": {"path": "there"}},
+            ["train", "val"],
+            320,
+            ["no effect: corpus.tokenizer.vocab_size: "],
+        ),
+    ],
+)
+def test_what_a_small_corpus_could_not_give(
+    changes: dict[str, Any], found: list[str], entries: int, words: list[str]
+) -> None:
+    manifest = {"sources": [{"splits": dict.fromkeys(found)}], "tokenizer": {"vocab_size": entries}}
+    warnings = warnings_of(settings_for("in.jsonl", **changes), manifest)
+    assert len(warnings) == len(words)
+    assert all(word in warning for word, warning in zip(words, warnings, strict=True))
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ import pytest
 from cluster.errors import RunError
 from llm import demo
 from llm.pages.corpus import corpus_numbers
-from llm.pages.journey import baseline_rows, journey_body
+from llm.pages.journey import baseline_rows, guess_words, journey_body
 from llm.pages.page import page
 from llm.pages.training import run_numbers
 from tests.llm.folders import CORPUS_TEXTS, HOSTILE, make_corpus, write_run
@@ -231,8 +231,9 @@ def test_the_page_of_the_demo(corpus: Path, tmp_path: Path, capsys: pytest.Captu
     assert {"baselines", "funnel", "budget", "loss", "throughput", "bert-loss"} <= {
         chart.name for chart in charts
     }
-    demo.print_results(summary, texts)
+    demo.print_results(summary, texts, FILLINGS)
     out = capsys.readouterr().out
+    assert out.count("rest") == 1 and "40 %" in out
     assert (
         "rest" in out
         and "1.250" in out
@@ -240,6 +241,20 @@ def test_the_page_of_the_demo(corpus: Path, tmp_path: Path, capsys: pytest.Captu
         and "1.700" in out
         and "report.html" in out
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "probability", "words"),
+    [
+        (" not", 0.526, "not 53 %"),
+        ("\n\n    ", 0.13, "(2 newlines and 4 blanks) 13 %"),
+        ("\n", 0.0999, "(a newline) 10 %"),
+        ("", 0.5, "(nothing) 50 %"),
+        ("key", 0.0025, "key under 1 %"),
+    ],
+)
+def test_a_guess_in_words(text: str, probability: float, words: str) -> None:
+    assert guess_words(text, probability) == words
 
 
 def test_a_file_that_would_not_change_is_not_written(tmp_path: Path) -> None:

@@ -394,3 +394,19 @@ def test_hostile_text_runs_nothing_in_a_browser(tmp_path: Path) -> None:
     for path in (write_report(run), run / "bars.html"):
         dom, console = browse(path, tmp_path / "profile")
         assert console == [] and "<title>taken" not in dom and "<img src" not in dom
+
+
+def test_a_validation_on_all_samples_stands_apart_from_those_on_a_part(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "pretrain": {"steps": 120, "validation": {"max_samples": 64}}}
+    run = write_run(tmp_path / "run", **{"settings.json": json.dumps(settings)})
+    loss = next(c for c in training.training_charts(training.run_numbers(run)) if c.name == "loss")
+    found = {trace["name"]: trace["x"] for trace in loss.traces if "validation" in trace["name"]}
+    assert list(found) == ["validation, first 64 samples", "validation, all samples"]
+    assert found["validation, all samples"] == [120] and 120 not in found["validation, first 64 samples"]
+    plain = next(c for c in training.training_charts(training.run_numbers(write_run(tmp_path / "b"))))
+    assert [trace["name"] for trace in plain.traces] == ["training", "training, smoothed", "validation"]
+
+
+def test_a_text_that_is_cut_shows_it() -> None:
+    cards = blocks.sample_cards([{"prompt": "a", "text": "a b"}, {"prompt": "a", "text": "a b\n"}], ["", ""])
+    assert cards.count(blocks.CUT) == 1

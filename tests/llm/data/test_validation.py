@@ -92,7 +92,7 @@ def test_max_rows_counts_its_tokens(sizes: list[int], length: int, data: st.Data
 
 
 def test_nothing_to_evaluate_is_refused() -> None:
-    with pytest.raises(UserError, match="no token to evaluate on"):
+    with pytest.raises(UserError, match="corpus.val_fraction"):
         validation_of_tokens(np.array([], np.uint16), 8, 1)
     with pytest.raises(UserError, match="worker 2 of 2"):
         validation_of_tokens(np.array([1], np.uint16), 8, 1, rank=2, world=2)

@@ -62,6 +62,27 @@ def test_a_plan_field_may_be_accepted_and_is_recorded(tmp_path: Path) -> None:
         open_with(tmp_path, ("model.width",), steps=9, model={"width": 64})
 
 
+def test_fields_of_the_order_cannot_be_accepted_and_the_message_says_so(tmp_path: Path) -> None:
+    open_with(tmp_path, steps=5, batch=4)
+    with pytest.raises(UserError) as caught:
+        open_with(tmp_path, ("pretrain.batch",), steps=5, batch=8)
+    text = str(caught.value)
+    assert "No --accept for pretrain.batch: the order" in text and "--fresh" in text
+    assert "--accept pretrain" not in text
+    with pytest.raises(UserError) as caught:
+        open_with(tmp_path, steps=6, batch=8)
+    assert "--accept pretrain.steps" in str(caught.value) and "--accept pretrain.batch" not in str(
+        caught.value
+    )
+
+
+def test_a_folder_that_is_not_there_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nope: no such folder"):
+        llm.read_metrics(tmp_path / "nope")
+    with pytest.raises(UserError, match=r"no run folder: it has no settings\.json"):
+        llm.read_metrics(tmp_path)
+
+
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="no run of ours"):

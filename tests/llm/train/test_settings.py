@@ -31,7 +31,7 @@ def test_one_number_is_kept_as_one() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"workers": 0}, "greater than or equal to 1"),
+        ({"workers": 0}, "must be at least 1 worker"),
         ({"workers": True}, "a number of workers, or"),
         ({"workers": "two"}, "a number of workers, or"),
         ({"workers": {"min": 3, "max": 2}}, r"min \(3\) is above max \(2\)"),
