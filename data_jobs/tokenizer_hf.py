@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Encoding, processors
 from tokenizers import Tokenizer as Backend
 
 from cluster import places
@@ -37,6 +38,11 @@ _PROBES = (
 )
 
 
+def blank_before(mask: str) -> dict[str, Any]:
+    """A normalizer: the blank before a mask belongs to it (why: `llm/exchange/tokenizer_files.py`)."""
+    return {"type": "Replace", "pattern": {"String": f" {mask}"}, "content": mask}
+
+
 class HuggingFaceTokenizer(Tokenizer):
     """A definition, the names of its specials, and what else its tokenizer_config.json said.
 
@@ -49,9 +55,12 @@ class HuggingFaceTokenizer(Tokenizer):
     def __init__(self, definition: str, names: dict[str, str], config: dict[str, Any]) -> None:
         """`names`: pad, unk, bos, eos, cls, sep, mask to the token's text. UserError where it is unfit."""
         self._arguments = (definition, names, config)
+        parts = json.loads(definition)
         backend = Backend.from_str(definition)
         backend.no_truncation()
         backend.no_padding()
+        if parts.get("normalizer") == blank_before(names.get("mask", "")):
+            backend.normalizer = None  # a mask is never made from text here: its characters keep their blank
         backend.encode_special_tokens = True  # a special is never made from text
         self._backend = backend
         ids = {name: backend.token_to_id(text) for name, text in names.items()}
@@ -66,11 +75,11 @@ class HuggingFaceTokenizer(Tokenizer):
                 f"documents: add it to {CONFIG_FILE}"
             )
         self.specials = {name: found[name] for name in SPECIALS if name in found}
-        self.fingerprint = f"{self.kind}:{sha256(to_json([json.loads(definition), self.specials]))}"
+        self.fingerprint = f"{self.kind}:{sha256(to_json([parts, self.specials]))}"
         pieces = {token: text for text, token in backend.get_vocab(with_added_tokens=True).items()}
         self.vocab_size = max(pieces) + 1
         added = {token: text.content for token, text in backend.get_added_tokens_decoder().items()}
-        spell = _Spelling(json.loads(definition))
+        spell = _Spelling(parts)
         own = set(self.specials.values())
         self._bytes = [b""] * self.vocab_size
         for token, piece in pieces.items():
@@ -83,10 +92,37 @@ class HuggingFaceTokenizer(Tokenizer):
         # unk may come of a text, where its characters have no entry.
         self._forbidden = np.array(sorted(own - {self.specials.get("unk")} | {self.eos_id}), np.uint32)
         self._marks = sorted({text for text in names.values() if len(text) > 1}, key=len, reverse=True)
+        self.text_start = self._text_start()
+        """The ids that the tokenizer's own template puts before a text: what its model begins with."""
         self.lossless = all(
             b"".join(self._bytes[token] for token in ids) == text.encode()
             for text, ids in zip(_PROBES, self.encode_batch(_PROBES))
         )
+
+    def _text_start(self) -> list[int]:
+        encoding = self._backend.encode("a")
+        return [ids for ids, _ in itertools.takewhile(lambda pair: pair[1], _marked(encoding))]
+
+    def starting_with_eos(self) -> HuggingFaceTokenizer:
+        """This one, with a template that puts its eos, as its bos, before a text and nothing after it.
+
+        Itself where it does so already.
+        """
+        if self.text_start == [self.eos_id]:
+            return self
+        definition, names, config = self._arguments
+        parts = json.loads(definition)
+        eos = names.get("eos") or names["sep"]
+        template = processors.TemplateProcessing(
+            single=[eos, "$A"], pair=[eos, "$A", "$B"], special_tokens=[(eos, self.eos_id)]
+        )
+        old = parts.get("post_processor")
+        # The one that may stay: it adds nothing, and mends offsets.
+        kept = [part for part in _parts(old, "processors") if part["type"] == "ByteLevel"]
+        new = json.loads(template.__getstate__())
+        parts["post_processor"] = {"type": "Sequence", "processors": [*kept, new]} if kept else new
+        text = json.dumps(parts, ensure_ascii=False)
+        return HuggingFaceTokenizer(text, names | {"bos": eos, "eos": eos}, config)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """See `Tokenizer`."""
@@ -146,6 +182,11 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple[type[HuggingFaceTokenizer], tuple[str, dict[str, str], dict[str, Any]]]:
         return HuggingFaceTokenizer, self._arguments
+
+
+def _marked(encoding: Encoding) -> Iterator[tuple[int, int]]:
+    """Each id, and 1 where the template has added it."""
+    return zip(encoding.ids, encoding.special_tokens_mask, strict=True)
 
 
 def _byte_ends(text: str, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -51,6 +51,7 @@ def _write(
     rows = [start_of(loaded, tokenizer, prompt) for prompt in prompts]
     _check_lengths(prompts, [len(row) for row in rows], context)
     specials = {*tokenizer.specials.values(), *range(tokenizer.vocab_size, model.vocab_size)}
+    specials.update(loaded.settings.get("suppressed", ()))
     sampling = Sampling(
         **vars(sampling)
         | {"stop": tokenizer.eos_id, "forbidden": tuple(sorted(specials - {tokenizer.eos_id}))}
@@ -115,25 +116,36 @@ def _fill(loaded: Loaded, model: BERT, prompts: list[str], top: int, as_json: bo
 
 
 def masked_row(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """[CLS] text [SEP], where each literal [MASK] is a mask token and the text between is encoded by itself.
-
-    One blank before a [MASK] belongs to the mask: tokens of words carry the blank before them, so that a
-    model has never seen a blank alone there.
-    """
+    """[CLS] text [SEP]; each literal [MASK] is a mask token, and the text between is encoded by itself."""
     row = [tokenizer.cls_id]
     *parts, last = prompt.split(MASK)
     for part in parts:
-        row += [*(int(token) for token in tokenizer.encode(part.removesuffix(" "))), tokenizer.mask_id]
+        row += [*_before_mask(tokenizer, part), tokenizer.mask_id]
     return [*row, *(int(token) for token in tokenizer.encode(last)), tokenizer.sep_id]
 
 
+def _before_mask(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of what stands before a mask, without the last blank, which belongs to the mask.
+
+    For tokens of words carry the blank before them, and a hidden word took it along. Where the blank ends the
+    indentation of a line, which is one token with the line's end, it stays.
+    """
+    ids = [int(token) for token in tokenizer.encode(text)]
+    if not text.endswith(" ") or (ids and b"\n" in tokenizer.piece_bytes(ids[-1])):
+        return ids
+    return [int(token) for token in tokenizer.encode(text[:-1])]
+
+
 def filled_text(prompt: str, fillings: Sequence[str]) -> str:
-    """The prompt with a text for each [MASK], with which the blank before it goes. None begins the whole."""
+    """The prompt with a text for each [MASK]. The rest stays as it was written.
+
+    A filling's own blank is left out where one stands before the mask already, and at the very beginning.
+    """
     *parts, last = prompt.split(MASK)
     text = ""
     for part, filling in zip(parts, fillings, strict=True):
-        text += part.removesuffix(" ")
-        text += filling if text else filling.removeprefix(" ")
+        text += part
+        text += filling.removeprefix(" ") if not text or part.endswith(" ") else filling
     return text + last
 
 

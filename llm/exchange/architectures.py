@@ -61,15 +61,19 @@ class Architecture:
             **own,
         }
 
-    def lacks(self, settings: ModelSettings) -> list[str]:
-        """Our fields whose value it does not have."""
+    @property
+    def kind(self) -> str:
+        """Our kind of model."""
+        return "bert" if self.model_type == "bert" else "gpt"
+
+    def lacks(self, settings: ModelSettings) -> dict[str, str]:
+        """Our fields whose value it does not have, to the values that it has."""
         if self.model_type == "gpt2":
-            found = gpt2.lacks(settings)
+            found = gpt2.fits(settings)
         else:
-            found = (bert if self.model_type == "bert" else llama).lacks(self.name, settings)
-        found = {"kind": (settings.kind == "bert") != (self.model_type == "bert"), **found}
-        found["softcap"] = settings.softcap is not None
-        return [name for name, missing in found.items() if missing]
+            found = (bert if self.model_type == "bert" else llama).fits(self.name, settings)
+        found["softcap"] = (settings.softcap is None, "None")
+        return {name: values for name, (there, values) in found.items() if not there}
 
     def weights(self, settings: ModelSettings, vocab_size: int) -> list[Weight]:
         """Every tensor of it; a tied output layer is none."""
@@ -146,16 +150,20 @@ def architecture_of(config: Config, names: Collection[str]) -> Architecture:
 def architecture_for(settings: ModelSettings, came_as: str | None = None) -> Architecture:
     """The one that a model goes to: the one that it came as, or the first that has all of its switches.
 
-    UserError naming the switches that none has, or of the one that has most.
+    UserError naming the switches of the one that has most of them, each beside the value that it has.
     """
     options = [Architecture(name) for name in ([came_as] if came_as else _CHOICES)]
+    options = [option for option in options if option.kind == settings.kind]
     ranked = sorted(options, key=lambda option: len(option.lacks(settings)))
     missing = ranked[0].lacks(settings)
     if missing:
-        values = ", ".join(f"model.{name} = {getattr(settings, name)!r}" for name in missing)
+        values = "; ".join(
+            f"model.{name} is {getattr(settings, name)!r}, there it is {needed}"
+            for name, needed in missing.items()
+        )
         raise UserError(
-            f"no architecture of transformers that we know has this model; the nearest is {ranked[0].name}, "
-            f"which does not have {values}"
+            f"no architecture of transformers that we know has this model; the nearest is {ranked[0].name}: "
+            f"{values}. These are fixed by the training: to export, train a model with those values"
         )
     return ranked[0]
 

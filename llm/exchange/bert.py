@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from llm.exchange.fields import Config, activation_from, activation_to, need, refuse_where
+from llm.exchange.fields import UNGATED, Config, Fits, activation_from, activation_to, need, refuse_where
 from llm.exchange.weights import Weight, linear, norm, qkv
 from llm.settings import GATED, ModelSettings
 
@@ -70,19 +70,19 @@ def config_from(settings: ModelSettings) -> Config:
     }
 
 
-def lacks(name: str, settings: ModelSettings) -> dict[str, bool]:
-    """Our fields to whether their value is one that this architecture does not have."""
+def fits(name: str, settings: ModelSettings) -> Fits:
+    """Of our fields that could be something else there."""
     return {
-        "position": settings.position != "learned",
-        "norm": settings.norm != "layernorm",
-        "norm_at": settings.norm_at != "post",
-        "activation": settings.activation in GATED,
-        "biases": settings.biases != "all",
-        "kv_heads": settings.groups != settings.heads,
-        "head_size": settings.head_width * settings.heads != settings.width,
-        "qk_norm": settings.qk_norm,
-        "window": settings.window is not None,
-        "next_sentence": settings.next_sentence != (POOLER in PARTS[name]),
+        "position": (settings.position == "learned", "'learned'"),
+        "norm": (settings.norm == "layernorm", "'layernorm'"),
+        "norm_at": (settings.norm_at == "post", "'post'"),
+        "activation": (settings.activation not in GATED, UNGATED),
+        "biases": (settings.biases == "all", "'all'"),
+        "kv_heads": (settings.groups == settings.heads, str(settings.heads)),
+        "head_size": (settings.head_width * settings.heads == settings.width, "width / heads"),
+        "qk_norm": (not settings.qk_norm, "False"),
+        "window": (settings.window is None, "None"),
+        "next_sentence": (settings.next_sentence == (POOLER in PARTS[name]), str(POOLER in PARTS[name])),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from cluster.errors import RunError
 from cluster.places import Place
 from data_jobs.tokenizer import Tokenizer
+from data_jobs.tokenizer_hf import HuggingFaceTokenizer
 from llm.exchange.architectures import EMBEDDING, Architecture, architecture_for, differences
 from llm.exchange.model_folder import Imported, new_folder
 from llm.exchange.tensor_files import Entry, write_shards
@@ -39,6 +40,8 @@ class Source:
     dtype: torch.dtype = torch.float32
     aside: tuple[str, ...] = ()
     labels: dict[str, str] | None = field(default=None)
+    suppressed: tuple[int, ...] = ()
+    """Tokens that an imported model must never write."""
 
 
 def source_of(imported: Imported) -> Source:
@@ -53,6 +56,7 @@ def source_of(imported: Imported) -> Source:
         entries[EMBEDDING].dtype,
         tuple(record["aside"]),
         record["labels"],
+        tuple(record.get("suppressed", ())),
     )
 
 
@@ -68,6 +72,7 @@ def export_model(
     UserError where no architecture has the model's switches. `dtype`: of the weights (default: as they are).
     """
     architecture = architecture_for(source.settings, source.came_as)
+    source = _as_trained(source)
     vocab_size = source.shapes[EMBEDDING][0]
     weights = architecture.weights(source.settings, vocab_size)
     wanted = {weight.ours: weight.shape for weight in weights}
@@ -106,8 +111,25 @@ def export_model(
         _write(tmp / "config.json", config)
         if kind == "gpt":
             names = ("bos_token_id", "eos_token_id", "pad_token_id")
-            _write(tmp / "generation_config.json", {n: config[n] for n in names if config[n] is not None})
+            generation = {n: config[n] for n in names if config[n] is not None}
+            if source.suppressed:
+                generation["suppress_tokens"] = list(source.suppressed)
+            _write(tmp / "generation_config.json", generation)
     return architecture
+
+
+def _as_trained(source: Source) -> Source:
+    """A GPT that was trained here begins a text with an eos and writes no other special: its files say so.
+
+    One that goes out as it was imported is left as it is.
+    """
+    if source.came_as is not None or source.settings.kind != "gpt":
+        return source
+    tokenizer, rows = source.tokenizer, source.shapes[EMBEDDING][0]
+    never = {*tokenizer.specials.values(), *range(tokenizer.vocab_size, rows)} - {tokenizer.eos_id}
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        tokenizer = tokenizer.starting_with_eos()
+    return replace(source, tokenizer=tokenizer, suppressed=tuple(sorted(never)))
 
 
 def _config(

@@ -7,6 +7,8 @@ from typing import Any
 from cluster.errors import UserError
 
 Config = dict[str, Any]
+Fits = dict[str, tuple[bool, str]]
+"""Our fields of a model: does an architecture have their value, and the values that it has."""
 
 _PLAIN = {
     "sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu", "leaky_relu": "leaky_relu", "relu2": "relu2",
@@ -14,6 +16,9 @@ _PLAIN = {
     "gelu_python_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "silu": "silu", "swish": "silu",
 }  # fmt: skip
 _GATED = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "gelu_python": "geglu"}
+
+UNGATED = "one without a gate, e.g. 'gelu'"
+"""What an architecture without a gate asks of `activation`."""
 
 
 def need(config: Config, name: str, default: Any = None) -> Any:

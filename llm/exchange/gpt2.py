@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from llm.exchange.fields import Config, activation_from, activation_to, need, refuse_where
+from llm.exchange.fields import UNGATED, Config, Fits, activation_from, activation_to, need, refuse_where
 from llm.exchange.weights import Weight, linear, norm
 from llm.settings import GATED, ModelSettings
 
@@ -57,18 +57,18 @@ def config_from(settings: ModelSettings) -> Config:
     }
 
 
-def lacks(settings: ModelSettings) -> dict[str, bool]:
-    """Our fields to whether their value is one that this architecture does not have."""
+def fits(settings: ModelSettings) -> Fits:
+    """Of our fields that could be something else there."""
     return {
-        "position": settings.position != "learned",
-        "norm": settings.norm != "layernorm",
-        "norm_at": settings.norm_at != "pre",
-        "activation": settings.activation in GATED,
-        "biases": settings.biases != "all",
-        "kv_heads": settings.groups != settings.heads,
-        "head_size": settings.head_width * settings.heads != settings.width,
-        "qk_norm": settings.qk_norm,
-        "window": settings.window is not None,
+        "position": (settings.position == "learned", "'learned'"),
+        "norm": (settings.norm == "layernorm", "'layernorm'"),
+        "norm_at": (settings.norm_at == "pre", "'pre'"),
+        "activation": (settings.activation not in GATED, UNGATED),
+        "biases": (settings.biases == "all", "'all'"),
+        "kv_heads": (settings.groups == settings.heads, str(settings.heads)),
+        "head_size": (settings.head_width * settings.heads == settings.width, "width / heads"),
+        "qk_norm": (not settings.qk_norm, "False"),
+        "window": (settings.window is None, "None"),
     }
 
 

@@ -69,6 +69,7 @@ def import_model(folder: Path, out: Place, progress: Progress = lambda done, who
             "tokenizer": tokenizer.fingerprint,
             "weights": digest,
             "fresh": architecture.fresh(settings),
+            "suppressed": _suppressed(folder),
             "aside": list(architecture.aside()),
             "labels": config.get("id2label") if architecture.aside() else None,
         }
@@ -78,10 +79,14 @@ def import_model(folder: Path, out: Place, progress: Progress = lambda done, who
 
 def _config(folder: Path) -> Config:
     path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: missing: this is no model folder of Hugging Face's")
+    return _object_of(path)
+
+
+def _object_of(path: Path) -> Config:
     try:
         value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing: this is no model folder of Hugging Face's") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -89,6 +94,17 @@ def _config(folder: Path) -> Config:
     if not isinstance(value, dict):
         raise UserError(f"{path}: no JSON object")
     return value
+
+
+def _suppressed(folder: Path) -> list[int]:
+    """The tokens that the model must never write, as its generation_config.json says."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return []
+    found = _object_of(path).get("suppress_tokens") or []
+    if not (isinstance(found, list) and all(type(token) is int for token in found)):
+        raise UserError(f"{path}: suppress_tokens is {found!r}, it must be a list of token ids")
+    return found
 
 
 def _settings(architecture: Architecture, config: Config) -> ModelSettings:

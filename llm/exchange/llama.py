@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import UserError
-from llm.exchange.fields import Config, activation_from, activation_to, need
+from llm.exchange.fields import UNGATED, Config, Fits, activation_from, activation_to, need
 from llm.exchange.rope import rotary_from, rotary_to
 from llm.exchange.weights import Weight, linear, norm, qkv
 from llm.settings import GATED, ModelSettings
@@ -159,20 +159,23 @@ def config_from(name: str, settings: ModelSettings) -> Config:
     return config
 
 
-def lacks(name: str, settings: ModelSettings) -> dict[str, bool]:
-    """Our fields to whether their value is one that this architecture does not have."""
+def fits(name: str, settings: ModelSettings) -> Fits:
+    """Of our fields that could be something else there."""
     kin = KIN[name]
     some = settings.global_every is not None
     return {
-        "position": settings.position != "rotary",
-        "norm": settings.norm != "rmsnorm",
-        "norm_at": settings.norm_at != "pre",
-        "activation": (settings.activation in GATED) != kin.gated,
-        "biases": settings.biases not in kin.biases,
-        "qk_norm": settings.qk_norm != kin.qk_norm,
-        "window": settings.window is not None and kin.windows == "none",
-        "global_every": some and kin.windows != "some",
-        "heads": kin.whole_heads and settings.width % settings.heads != 0,
+        "position": (settings.position == "rotary", "'rotary'"),
+        "norm": (settings.norm == "rmsnorm", "'rmsnorm'"),
+        "norm_at": (settings.norm_at == "pre", "'pre'"),
+        "activation": (
+            (settings.activation in GATED) == kin.gated,
+            " or ".join(map(repr, GATED)) if kin.gated else UNGATED,
+        ),
+        "biases": (settings.biases in kin.biases, " or ".join(map(repr, kin.biases))),
+        "qk_norm": (settings.qk_norm == kin.qk_norm, str(kin.qk_norm)),
+        "window": (settings.window is None or kin.windows != "none", "None"),
+        "global_every": (not some or kin.windows == "some", "None"),
+        "heads": (not kin.whole_heads or settings.width % settings.heads == 0, "a divisor of width"),
     }
 
 

@@ -25,6 +25,7 @@ from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath, Place, sync_folder
 from cluster.sealed import unseal
 from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from data_jobs.tokenizer_hf import HuggingFaceTokenizer
 from llm.exchange.tensor_files import TensorFiles, digest_of
 from llm.settings import ModelSettings
 
@@ -63,6 +64,7 @@ class Imported:
             "model": self.settings.model_dump(mode="json"),
             "pretrain": {"length": self.settings.context, "precision": "fp32"},
             "text_start": self._start(),
+            "suppressed": self.record.get("suppressed", []),
             "fresh": self.record["fresh"],
             "corpus": {
                 "path": None,
@@ -73,12 +75,13 @@ class Imported:
         }
 
     def _start(self) -> list[int]:
-        """What a text begins with: our own begins after an eos, others' with a bos that is no eos."""
-        specials = self.tokenizer.specials
-        if self.tokenizer.kind == "sentencepiece":
-            return [specials["eos"]]
-        bos = specials.get("bos")
-        return [] if bos is None or bos == specials.get("eos") else [bos]
+        """What a GPT's text begins with: ours after an eos, another's with what its tokenizer puts there.
+
+        A bos that the tokenizer names and does not put there is not what transformers begins with either.
+        """
+        if isinstance(self.tokenizer, HuggingFaceTokenizer):
+            return self.tokenizer.text_start if self.settings.kind == "gpt" else []
+        return [self.tokenizer.eos_id]
 
     def aside(self) -> dict[str, Tensor]:
         """Tensors that our model has no place for: the classifier of a fine-tuned one."""

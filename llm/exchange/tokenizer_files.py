@@ -1,11 +1,14 @@
 """Our tokenizer as the files that `transformers.AutoTokenizer` reads.
 
-The ids are ours for every text, and decoding gives the text back. What differs by purpose, and is a field of
-tokenizer_config.json that a caller of transformers may override:
+The ids are ours for every text, and decoding gives the text back. What differs by purpose:
 
-- gpt: `split_special_tokens` is true: '</s>' in a text is four characters, as here. Nothing is added to it.
+- gpt: the token that our texts begin with, the eos of the text before, is put before a text, and is called
+  its bos. `split_special_tokens` is true: '</s>' in a text is four characters, as here.
 - bert: it is false, since whoever fills masks writes '[MASK]' and means the special. So '</s>' in a text is
   the special, too. [CLS] and [SEP] are added around a text and after a second one (types 0 and 1).
+  A blank before '[MASK]' belongs to the mask: tokens of words carry the blank before them, so a word that
+  was hidden in training took its blank along. One blank, and none of a line's indentation, which is a token
+  of its own; `lstrip` of the mask would take all. (Who sets `split_special_tokens` loses that blank, too.)
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import AddedToken, decoders, processors
+from tokenizers import AddedToken, decoders, normalizers, processors
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
@@ -30,7 +33,7 @@ Merge = tuple[str, str]
 def write_tokenizer(tokenizer: Tokenizer, folder: str | Path, kind: Kind, context: int) -> None:
     """Write tokenizer.json and tokenizer_config.json; `context` is the longest text in tokens.
 
-    A tokenizer that came from Hugging Face goes back as it came.
+    A tokenizer that came from Hugging Face goes back as it is.
     """
     if isinstance(tokenizer, HuggingFaceTokenizer):
         tokenizer.save(folder)
@@ -38,7 +41,17 @@ def write_tokenizer(tokenizer: Tokenizer, folder: str | Path, kind: Kind, contex
     if not isinstance(tokenizer, SentencePieceTokenizer):
         raise UserError(f"a tokenizer of kind '{tokenizer.kind}' has no files of Hugging Face's")
     backend = to_backend(tokenizer)
-    if kind == "bert":
+    names = {name: SPECIALS[name] for name in tokenizer.specials}
+    if kind == "gpt":
+        names["bos"] = eos = names["eos"]
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{eos} $A", pair=f"{eos} $A $B", special_tokens=[(eos, tokenizer.eos_id)]
+        )
+    else:
+        mask = names["mask"]
+        # Looked for after the normalizer, unlike the line ends, whose blanks are gone by then.
+        backend.add_special_tokens([AddedToken(mask, special=True, normalized=True)])
+        backend.normalizer = normalizers.Replace(f" {mask}", mask)
         backend.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -53,7 +66,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: str | Path, kind: Kind, contex
         "padding_side": "right",
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": kind == "gpt",
-        **{f"{name}_token": SPECIALS[name] for name in tokenizer.specials},
+        **{f"{name}_token": text for name, text in names.items()},
     }
     write_json(Path(folder) / CONFIG_FILE, config)
 
