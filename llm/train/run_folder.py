@@ -212,7 +212,9 @@ def open_run(
         record["accepted"] = saved["accepted"] + [
             {"field": name, "old": old, "new": new, "time": time.time()} for name, old, new, _ in differing
         ]
-    elif folder.path.is_dir() and any(child.name != lease.FOLDER for child in folder.path.iterdir()):
+    elif folder.path.is_dir() and any(map(_is_foreign, folder.path.iterdir())):
+        if folder.settings.exists():  # another start made it at this moment
+            return open_run(folder, model, pretrain, corpus, accept, fresh, start)
         raise UserError(f"{folder.path}: not empty, and no run of ours: choose another --pretrain.out")
     return record
 
@@ -231,6 +233,11 @@ def _refusal(folder: RunFolder, refused: Sequence[tuple[str, Any, Any, str]]) ->
     if accepted:
         lines.append("This run goes on with the new values by " + " ".join(f"--accept {n}" for n in accepted))
     return f"{folder.path} belongs to a run with other settings:\n       " + "\n       ".join(lines)
+
+
+def _is_foreign(child: Place) -> bool:
+    """Whether a file is not from a start that is about to make the folder its run's."""
+    return child.name != lease.FOLDER and not child.name.startswith(".settings.json.")
 
 
 def begin_run(folder: RunFolder, record: dict[str, Any]) -> None:

@@ -90,6 +90,12 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_what_a_killed_start_left_is_no_strangers(tmp_path: Path) -> None:
+    """Killed, or seen by another start, while it wrote the settings."""
+    (tmp_path / ".settings.json.x1.tmp").write_text("{")
+    assert open_with(tmp_path)
+
+
 def test_fresh_moves(tmp_path: Path) -> None:
     open_with(tmp_path / "run")
     aside = set_aside(tmp_path / "run")
