@@ -381,7 +381,7 @@ def print_next(run: Path, bert: Path) -> None:
 Next, for example:
   {python} -m llm.generate {run} --prompt "def "
   {python} -m llm.generate {bert} --prompt "import [MASK]"
-  {python} -m llm.export {run} hf
+  {python} -m llm.export {run} {HOME}/hf
 Your own text: README.md""")
 
 

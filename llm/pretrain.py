@@ -122,10 +122,10 @@ def _tell(recipe: Recipe, run: RunFolder, summary: dict[str, Any]) -> None:
     if recipe.options.json:
         sys.stdout.write(places.to_json(summary).decode())
         return
-    print(f"{run.path}: {_told(summary)}")
+    print(f"{run.path}: {in_a_line(summary)}")
 
 
-def _told(summary: dict[str, Any]) -> str:
+def in_a_line(summary: dict[str, Any]) -> str:
     """A finished run in a line."""
     words = [f"{summary['parameters']:,} parameters", f"{summary['steps']} steps"]
     if summary["loss"] is not None:

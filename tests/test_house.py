@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from cluster.fields import Settings, leaves, on_resume
 from cluster.recipe import find_sections, load_recipe, shipped_recipes
+from llm.settings import ModelSettings, PretrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cluster", "data_jobs", "llm")
@@ -272,3 +273,14 @@ def test_what_is_installed_is_pinned() -> None:
             if not requirement.specifier.contains(pins.get(canonicalize_name(requirement.name), "0"))
         ]
     )
+
+
+def test_the_recipes_of_the_readme_are_valid(tmp_path: Path) -> None:
+    recipes = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(recipes) == 2
+    for number, text in enumerate(recipes):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text, encoding="utf-8")
+        recipe = load_recipe(file)
+        model, pretrain = recipe.need(ModelSettings), recipe.need(PretrainSettings)
+        assert pretrain.length <= model.context

@@ -71,7 +71,7 @@ def test_equal_models_are_equal_however_they_are_written(tmp_path: Path, tokeniz
 
 
 def test_no_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="nothing: no such folder"):
         find_start(str(tmp_path / "nothing"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "settings.json").write_text(json.dumps({"format": "other"}))
