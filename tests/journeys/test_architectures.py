@@ -166,5 +166,5 @@ def test_from_hugging_face_through_training_and_back(home: Home, tmp_path: Path)
     loaded = llm.load(tmp_path / "on")
     text = "def f(self):\n    return 1"
     ids = tokenizer(text, return_tensors="pt").input_ids
-    assert ids[0].tolist() == loaded.tokenizer.encode(text).tolist()
+    assert ids[0].tolist() == [loaded.tokenizer.eos_id, *loaded.tokenizer.encode(text).tolist()]
     torch.testing.assert_close(model(ids).logits, loaded.model(ids), rtol=0, atol=1e-5)

@@ -133,7 +133,7 @@ def test_masks_are_filled_with_what_the_model_says(bert: Loaded, say: Say) -> No
         assert [c["probability"] for c in mask["candidates"]] == pytest.approx(shares.tolist(), rel=1e-4)
         assert [c["text"] for c in mask["candidates"]] == [tokenizer.decode([int(t)]) for t in tokens]
     first, second = (tokenizer.decode([int(tokens[0])]) for _, tokens in best)
-    assert found["text"] == f"word1{first} word2{second}."
+    assert found["text"] == f"word1 {first.removeprefix(' ')} word2 {second.removeprefix(' ')}."
     shown = say(bert, "--prompt", prompt)
     assert shown.startswith(found["text"] + "\n") and "[MASK] 2: " in shown and shown.count("%") == 10
 
@@ -142,12 +142,14 @@ def test_masks_are_filled_with_what_the_model_says(bert: Loaded, say: Say) -> No
     ("prompt", "fillings", "text"),
     [
         ("The [MASK] of", [" cat"], "The cat of"),
-        ("The [MASK] of", ["se"], "These of"),
+        ("The [MASK] of", [","], "The , of"),
+        ("The[MASK] of", ["se"], "These of"),
+        ("The\n    [MASK] [MASK]", ["x", " y"], "The\n    x y"),
         ("[MASK] of", [" Most"], "Most of"),
         ("(  [MASK])[MASK]", [" x", ";"], "(  x);"),
     ],
 )
-def test_a_blank_goes_with_its_mask(prompt: str, fillings: list[str], text: str) -> None:
+def test_what_was_written_stays_around_a_filling(prompt: str, fillings: list[str], text: str) -> None:
     assert generate.filled_text(prompt, fillings) == text
 
 

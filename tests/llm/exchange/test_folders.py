@@ -15,8 +15,9 @@ from cluster import places
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath
 from data_jobs.tokenizer import Tokenizer
-from llm import export, import_hf
+from llm import evaluate, export, generate, import_hf
 from llm.exchange.architectures import architecture_for
+from llm.exchange.exporting import Source, export_model
 from llm.exchange.importing import import_model
 from llm.exchange.model_folder import new_folder, read_imported
 from llm.model import make_model
@@ -29,7 +30,10 @@ from llm.train.plain import PlainEngine
 from llm.train.run_folder import FORMAT
 from tests.llm.exchange.conftest import CONTEXT, Save, random_model
 
-SETTINGS = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "activation": "swiglu", "context": CONTEXT}
+SETTINGS = {
+    "layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "activation": "swiglu", "context": CONTEXT,
+    "tied": False, "init": "normal", "init_std": 0.2,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -58,7 +62,12 @@ def run_folder(tokenizer: Tokenizer, tmp_path: Path) -> Path:
         "format": FORMAT,
         "model": settings.model_dump(mode="json"),
         "pretrain": {"length": CONTEXT},
-        "corpus": {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "corpus": {
+            "tokenizer": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "path": "corpus",
+            "clean": {"form": "none", "control_characters": "keep"},
+        },
     }
     (run / "settings.json").write_text(json.dumps(record))
     for step in (3, 4):
@@ -87,7 +96,7 @@ def test_a_run_goes_out_and_comes_in(
     ours = make_model(ModelSettings.model_validate(SETTINGS), tokenizer.vocab_size, seed=3)
     text = "the sea\n    was calm"
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")(text, return_tensors="pt")["input_ids"]
-    assert ids[0].tolist() == tokenizer.encode(text).tolist()
+    assert ids[0].tolist() == [tokenizer.eos_id, *tokenizer.encode(text).tolist()]
     with torch.no_grad():
         assert (theirs(ids).logits - ours(ids)).abs().max() < 1e-5
     assert theirs.generation_config.eos_token_id == tokenizer.eos_id
@@ -106,6 +115,101 @@ def test_a_run_goes_out_and_comes_in(
         half = AutoModelForCausalLM.from_pretrained(tmp_path / f"more{number}")
         expected = {name: tensor.bfloat16() for name, tensor in theirs.state_dict().items()}
         assert all(torch.equal(tensor, expected[name]) for name, tensor in half.state_dict().items())
+
+
+def texts_of(run: Path, prompts: list[str], capsys: pytest.CaptureFixture[str], *flags: str) -> list[str]:
+    """What `llm.generate` says to prompts."""
+    capsys.readouterr()
+    given = [part for prompt in prompts for part in ("--prompt", prompt)]
+    generate.main([str(run), *given, *flags, "--json"])
+    return [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+
+
+def theirs_of(folder: Path, prompts: list[str], tokens: int, ours: Tokenizer) -> list[str]:
+    """What transformers says, called as everybody calls it; spelled by us.
+
+    For a random model writes bytes that are no UTF-8, and their decoder shows those in its own way.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = (kind.from_pretrained(folder) for kind in (AutoTokenizer, AutoModelForCausalLM))
+    rows = [tokenizer(prompt, return_tensors="pt") for prompt in prompts]
+    assert [tokenizer.decode(row["input_ids"][0], skip_special_tokens=True) for row in rows] == prompts
+    return [ours.decode(model.generate(**row, max_new_tokens=tokens)[0].tolist()) for row in rows]
+
+
+def test_a_run_and_its_export_say_the_same(
+    run_folder: Path, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Greedy texts of the run, of transformers, of the import and of its export; the loss of a text."""
+    prompts, out, back, twice = ["", "the sea", "  a\n    ship "], *(tmp_path / n for n in ("o", "b", "t"))
+    export.main([str(run_folder), str(out)])
+    import_hf.main([str(out), str(back)])
+    export.main([str(back), str(twice)])
+    flags = ("--temperature", "0", "--tokens", "25")
+    expected = texts_of(run_folder, prompts, capsys, *flags)
+    assert len({*expected, *prompts}) == 6
+    assert texts_of(back, prompts, capsys, *flags) == expected
+    for folder in (out, twice):
+        assert theirs_of(folder, prompts, 25, tokenizer) == expected
+    # Drawn texts, too: what must never be written is the same.
+    flags = ("--tokens", "25", "--temperature", "2", "--top-k", "0")
+    assert texts_of(back, prompts, capsys, *flags) == texts_of(run_folder, prompts, capsys, *flags)
+
+    (tmp_path / "text").write_text("the sea was calm\n    and wide " * 9)
+    losses = []
+    for path in (run_folder, back):
+        evaluate.main([str(path), "--text", str(tmp_path / "text"), "--precision", "fp32", "--json"])
+        losses.append(json.loads(capsys.readouterr().out))
+    assert losses[0]["loss"] == losses[1]["loss"] and losses[0]["tokens"] == losses[1]["tokens"]
+
+
+def test_what_must_never_be_written_is_read(theirs: Path, tmp_path: Path) -> None:
+    file = theirs / "generation_config.json"
+    file.write_text('{"suppress_tokens": [5, 9]}')
+    import_model(theirs, tmp_path / "ours")
+    assert read_imported(tmp_path / "ours").run_settings()["suppressed"] == [5, 9]
+    export.main([str(tmp_path / "ours"), str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["suppress_tokens"] == [5, 9]
+    file.write_text('{"suppress_tokens": "5"}')
+    with pytest.raises(UserError, match="generation_config.json: suppress_tokens is '5'"):
+        import_model(theirs, tmp_path / "other")
+
+
+def test_a_bert_and_its_export_fill_masks_alike(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The likeliest tokens of `llm.generate` and of transformers, with blanks before and after masks."""
+    from transformers import AutoModelForPreTraining, AutoTokenizer
+
+    settings = ModelSettings.model_validate(
+        {"kind": "bert", "layers": 2, "width": 32, "heads": 4, "context": CONTEXT, "init_std": 0.2}
+    )
+    model = make_model(settings, tokenizer.vocab_size, seed=3)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    export_model(Source(settings, tokenizer, shapes, weights.__getitem__), tmp_path / "out", 10**9)
+    import_hf.main([str(tmp_path / "out"), str(tmp_path / "ours")])
+    prompts = ["the [MASK] of a run", "the[MASK] of", "[MASK] sea", "a  [MASK] [MASK].", "a\n    [MASK] b"]
+    capsys.readouterr()
+    given = [part for prompt in prompts for part in ("--prompt", prompt)]
+    generate.main([str(tmp_path / "ours"), *given, "--json"])
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    words = AutoTokenizer.from_pretrained(tmp_path / "out")
+    theirs = AutoModelForPreTraining.from_pretrained(tmp_path / "out").eval()
+    never = list(tokenizer.specials.values())  # as `llm.generate` says: no special fills a mask
+    for prompt, found in zip(prompts, said, strict=True):
+        row = words(prompt, return_tensors="pt")
+        at = (row["input_ids"][0] == words.mask_token_id).nonzero().flatten().tolist()
+        assert at == [mask["position"] for mask in found["masks"]], prompt
+        with torch.no_grad():
+            logits = theirs(**row).prediction_logits[0, at]
+        logits[:, never] = -torch.inf
+        shares, tokens = logits.softmax(-1).topk(5)
+        for mask, share, token in zip(found["masks"], shares.tolist(), tokens.tolist(), strict=True):
+            assert [candidate["token"] for candidate in mask["candidates"]] == token, prompt
+            probabilities = [candidate["probability"] for candidate in mask["candidates"]]
+            assert probabilities == pytest.approx(share, rel=1e-3)
 
 
 def test_nothing_is_written_over(run_folder: Path, theirs: Path, tmp_path: Path) -> None:
@@ -167,16 +271,29 @@ def test_a_failure_leaves_nothing(theirs: Path, tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"position": "alibi"}, "model.position = 'alibi'"),
-        ({"softcap": 30.0, "activation": "swiglu"}, "nearest is LlamaForCausalLM.*model.softcap = 30.0"),
-        ({"norm_at": "post", "activation": "swiglu"}, "model.norm_at = 'post'"),
+        ({"position": "alibi"}, "model.position is 'alibi', there it is 'rotary'"),
+        (
+            {"softcap": 30.0, "activation": "swiglu"},
+            "nearest is LlamaForCausalLM: model.softcap is 30.0, there it is None",
+        ),
+        ({"norm_at": "post", "activation": "swiglu"}, "model.norm_at is 'post', there it is 'pre'"),
         (
             {"biases": "qkv", "activation": "swiglu", "qk_norm": True},
-            "Qwen2.*model.qk_norm|Qwen3.*model.biases = 'qkv'",
+            "Qwen2.*model.qk_norm is True, there it is False|Qwen3.*model.biases is 'qkv', there it is",
         ),
         (
             {"kind": "bert", "activation": "geglu"},
-            "nearest is BertForPreTraining.*model.activation = 'geglu'",
+            "nearest is BertForPreTraining: model.activation is 'geglu', there it is one without a gate",
+        ),
+        (
+            {"kind": "bert", "position": "rotary", "norm": "rmsnorm", "norm_at": "pre", "biases": "none"},
+            "BertForPreTraining: model.position is 'rotary', there it is 'learned'; model.norm is 'rmsnorm', "
+            "there it is 'layernorm'; model.norm_at is 'pre', there it is 'post'; model.biases is 'none', "
+            "there it is 'all'",
+        ),
+        (
+            {"kind": "bert", "norm": "rmsnorm", "next_sentence": False},
+            "nearest is BertForMaskedLM: model.norm is",
         ),
     ],
 )

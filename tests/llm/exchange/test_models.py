@@ -274,7 +274,7 @@ def test_the_pipelines_of_transformers_take_what_we_write(tokenizer: Tokenizer, 
     go_out(found, bert)
     fill = transformers.pipeline("fill-mask", str(found.path.parent / "out"))
     best = fill("the [MASK] was")[0]["token"]
-    before, after = (tokenizer.encode(text).tolist() for text in ("the ", " was"))
+    before, after = (tokenizer.encode(text).tolist() for text in ("the", " was"))
     ids = [tokenizer.cls_id, *before, tokenizer.mask_id, *after, tokenizer.sep_id]
     assert int(ours(torch.tensor([ids]))[0, len(before) + 1].argmax()) == best
 

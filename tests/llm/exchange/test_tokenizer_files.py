@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
 
 from cluster.errors import RunError
 from data_jobs.settings import TokenizerSettings
 from data_jobs.tokenizer import SPECIALS, SentencePieceTokenizer, load_tokenizer
+from data_jobs.tokenizer_hf import HuggingFaceTokenizer
 from data_jobs.tokenizer_training import train_tokenizer
 from llm.exchange import tokenizer_files
 from llm.exchange.tokenizer_files import write_tokenizer
+from llm.generate import masked_row
 from tests.data_jobs.conftest import make_texts
 
 LIBRARY = Path(os.__file__).parent
@@ -56,8 +62,8 @@ def pair(
 def same(pair: tuple[SentencePieceTokenizer, Any], text: str) -> None:
     ours, theirs = pair
     ids = theirs(text)["input_ids"]
-    assert ids == ours.encode(text).tolist()
-    assert theirs.decode(ids) == theirs.decode(ids, skip_special_tokens=True) == text
+    assert ids == [ours.eos_id, *ours.encode(text).tolist()]
+    assert theirs.decode(ids[1:]) == theirs.decode(ids, skip_special_tokens=True) == text
 
 
 TRICKY = st.text(
@@ -80,15 +86,16 @@ def test_documents_and_runs(pair: tuple[SentencePieceTokenizer, Any]) -> None:
     ours, theirs = pair
     texts = [*CODE[:2], *CHINESE[:20], *make_texts(50), *RUNS]
     ids = theirs(texts)["input_ids"]
-    assert ids == [own.tolist() for own in ours.encode_batch(texts)]
-    assert theirs.decode(ids) == texts
+    assert ids == [[ours.eos_id, *own.tolist()] for own in ours.encode_batch(texts)]
+    assert theirs.decode(ids, skip_special_tokens=True) == texts
 
 
 def test_sizes_and_specials(pair: tuple[SentencePieceTokenizer, Any]) -> None:
     ours, theirs = pair
     assert len(theirs) == ours.vocab_size
-    assert {name: getattr(theirs, f"{name}_token_id") for name in SPECIALS} == ours.specials
-    assert theirs.all_special_ids.sort() == list(ours.specials.values()).sort()
+    specials = ours.specials | {"bos": ours.eos_id}  # what texts of ours begin with
+    assert {name: getattr(theirs, f"{name}_token_id") for name in SPECIALS} == specials
+    assert sorted(theirs.all_special_ids) == sorted(set(specials.values()))
     assert theirs.model_input_names == ["input_ids", "attention_mask"]
 
 
@@ -107,8 +114,72 @@ def test_of_a_bert(tmp_path: Path) -> None:
     # '[MASK]' is the special, unless it is asked not to be.
     assert theirs("the [MASK]", add_special_tokens=False)["input_ids"][-1] == tokenizer.mask_id
     plain = AutoTokenizer.from_pretrained(tmp_path, split_special_tokens=True)
-    ids = plain("the [MASK]</s>", add_special_tokens=False)["input_ids"]
-    assert ids == tokenizer.encode("the [MASK]</s>").tolist()
+    ids = plain("the\n[MASK]</s>", add_special_tokens=False)["input_ids"]
+    assert ids == tokenizer.encode("the\n[MASK]</s>").tolist()
+    # Read by us, a mask in a text is characters, and they keep the blank before them.
+    again = load_tokenizer(tmp_path)
+    assert again.encode("the [MASK]</s>").tolist() == tokenizer.encode("the [MASK]</s>").tolist()
+    assert again.lossless and again.mask_id == tokenizer.mask_id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("the [MASK] of", "[MASK] of", " [MASK]", "the[MASK]of", "the  [MASK]  of", "[MASK] [MASK] [MASK]."),
+        *(
+            "a\n[MASK]",
+            "a\n [MASK]",
+            "a\n    [MASK] b",
+            "a\n     [MASK]",
+            "a\n\n        [MASK]\n",
+            "a\t[MASK]",
+        ),
+        *("a\n" + " " * n + "[MASK]" for n in (3, 6, 31, 32, 33, 36, 40)),
+        *("the \u00a0[MASK]", "\r [MASK]", "\u2581 [MASK] \u6d77[MASK]"),
+    ],
+)
+def test_masks_stand_where_ours_do(
+    pair: tuple[SentencePieceTokenizer, Any], text: str, tmp_path: Path
+) -> None:
+    """With the blanks around them: in transformers, and in the tokenizer that comes in again."""
+    from transformers import AutoTokenizer
+
+    ours, _ = pair
+    write_tokenizer(ours, tmp_path, "bert", 64)
+    row = masked_row(ours, text)
+    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == row
+    assert masked_row(load_tokenizer(tmp_path), text) == row
+
+
+@pytest.mark.parametrize("byte_level", [False, True])
+def test_a_foreign_tokenizer_of_a_run_begins_texts_as_the_run_does(byte_level: bool, tmp_path: Path) -> None:
+    """A model that was imported and trained here: its template changes, and nothing else."""
+    from transformers import AutoTokenizer
+
+    backend = Backend(BPE({"<s>": 0, "<e>": 1, "a": 2, "b": 3, "ab": 4, "\u0120": 5}, [("a", "b")]))
+    backend.add_special_tokens(["<s>", "<e>"])
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    template = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    backend.post_processor = processors.ByteLevel(trim_offsets=True) if byte_level else template
+    backend.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<e>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = load_tokenizer(tmp_path)
+    assert isinstance(theirs, HuggingFaceTokenizer)
+    assert theirs.text_start == ([] if byte_level else [0])
+    # What goes out as it came does what it did.
+    write_tokenizer(theirs, tmp_path / "same", "gpt", 64)
+    same = AutoTokenizer.from_pretrained(tmp_path / "same")
+    assert same("ab")["input_ids"] == [*theirs.text_start, 4] and same.bos_token == "<s>"
+    own = theirs.starting_with_eos()
+    write_tokenizer(own, tmp_path / "own", "gpt", 64)
+    loaded, again = AutoTokenizer.from_pretrained(tmp_path / "own"), load_tokenizer(tmp_path / "own")
+    assert loaded("ab")["input_ids"] == [1, 4] and loaded("a", "b")["input_ids"] == [1, 2, 3]
+    assert loaded.bos_token == loaded.eos_token == "<e>"
+    assert isinstance(again, HuggingFaceTokenizer)
+    assert again.text_start == [1] and again.starting_with_eos() is again
+    assert again.encode("ab a").tolist() == theirs.encode("ab a").tolist()
 
 
 def test_what_is_written_comes_in_again(pair: tuple[SentencePieceTokenizer, Any], tmp_path: Path) -> None:
@@ -116,12 +187,13 @@ def test_what_is_written_comes_in_again(pair: tuple[SentencePieceTokenizer, Any]
     ours, _ = pair
     write_tokenizer(ours, tmp_path / "one", "gpt", 64)
     again = load_tokenizer(tmp_path / "one")
-    assert again.lossless and again.specials == ours.specials and again.vocab_size == ours.vocab_size
+    assert again.lossless and again.vocab_size == ours.vocab_size
+    assert again.specials == ours.specials | {"bos": ours.eos_id}
     texts = [*CODE[:1], *RUNS, "▁<0x41></s>\x00 e\u0301"]
     assert [ids.tolist() for ids in again.encode_batch(texts)] == [
         ids.tolist() for ids in ours.encode_batch(texts)
     ]
-    for token in range(ours.vocab_size):
+    for token in set(range(ours.vocab_size)) - {ours.bos_id}:  # it has no name there, and stands nowhere
         assert again.piece_bytes(token) == ours.piece_bytes(token) and again.is_byte(token) == ours.is_byte(
             token
         )
