@@ -411,7 +411,7 @@ def test_heads_that_are_not_there_start_anew(tokenizer: Tokenizer, save: Save, t
 def test_no_run_no_checkpoint_no_size(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="nothing: no such folder"):
         export.main([str(tmp_path / "nothing"), str(tmp_path / "out")])
     shutil.rmtree(run_folder / "checkpoints")
     with pytest.raises(UserError, match="no checkpoint yet"):
