@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from cluster import places
@@ -33,6 +34,8 @@ os.environ.update(
 # A shell that starts us in the background (`make test &`) makes all that we start deaf to Ctrl-C: tests of it
 # would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+hypothesis.settings.register_profile("no deadline", deadline=None)  # how long a thing takes is no test
+hypothesis.settings.load_profile("no deadline")
 os.environ.pop("RAY_ADDRESS", None)  # never somebody's cluster
 os.environ["PYTHONPATH"] = str(ROOT)  # Ray's workers import the packages wherever a test stands
 

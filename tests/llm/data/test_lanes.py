@@ -29,7 +29,7 @@ shapes = st.integers(1, 12).flatmap(
 
 
 @given(shapes)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_each_sample_once_an_epoch(shape: tuple[int, int, int, int | None]) -> None:
     tokens, length, _, _ = shape
     source = make(*shape)
@@ -44,7 +44,6 @@ def test_each_sample_once_an_epoch(shape: tuple[int, int, int, int | None]) -> N
 
 
 @given(shapes)
-@settings(deadline=None)
 def test_equals_the_reference_and_enumeration(shape: tuple[int, int, int, int | None]) -> None:
     tokens, length, seed, k = shape
     source = make(*shape)
@@ -59,7 +58,6 @@ def test_equals_the_reference_and_enumeration(shape: tuple[int, int, int, int | 
 
 
 @given(st.integers(2**33 - 5, 10**13), st.integers(64, 8192), st.lists(st.integers(0, 10**13), max_size=6))
-@settings(deadline=None)
 def test_large_sources_equal_the_reference(tokens: int, length: int, positions: list[int]) -> None:
     source = Lanes("web", tokens, length, 5)
     expected = [reference.start("web", tokens, length, 5, 16_384, p) for p in positions]
@@ -112,7 +110,7 @@ def test_golden() -> None:
 
 
 @given(st.integers(1, 500), st.integers(1, 90))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_planned_samples_in_lanes_once_an_epoch(samples: int, lanes: int) -> None:
     """A plan says how many samples there are; the same permutation, without a phase."""
     with patch.object(lanes_module, "FULL_SHUFFLE_TOKENS", 0):

@@ -107,7 +107,7 @@ def test_values_equal_the_reference_for_any_number_of_workers(world: int) -> Non
 
 
 @given(st.integers(0, 24), st.integers(1, 64), st.integers(1, 20), st.integers(1, 4))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_digests_add_up_whatever_the_cut(step: int, world: int, micro: int, groups: int) -> None:
     numbers, _, windows = EXPECTED[step]
     batches = [loader(rank, world, micro, groups).batch(step) for rank in range(world)]

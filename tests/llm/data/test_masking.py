@@ -111,7 +111,7 @@ def test_a_word_that_is_longer_than_all_guesses() -> None:
 
 
 @given(st.integers(4, 60), st.floats(0.01, 0.99), st.booleans(), st.integers(0, 2**63))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_no_row_has_more_than_k(length: int, share: float, whole_word: bool, number: int) -> None:
     masking = MaskingSettings(share=share, whole_word=whole_word)
     most = most_guesses(length - 2, masking)

@@ -21,7 +21,7 @@ def worst_deviation(counts: list[int], tab: np.ndarray) -> float:
 
 
 @given(counts_of_sources)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_prefix_is_within_the_bound(counts: list[int]) -> None:
     tab = place(counts)
     assert np.bincount(tab, minlength=len(counts)).tolist() == counts
@@ -38,13 +38,11 @@ def test_bound_for_many_sources() -> None:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6))
-@settings(deadline=None)
 def test_table_equals_the_reference(counts: list[int]) -> None:
     assert place(counts).tolist() == reference.table(counts)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6))
-@settings(deadline=None)
 def test_locate_numbers_each_source_without_a_gap(counts: list[int]) -> None:
     mixture = Mixture(counts)
     n = 3 * sum(counts) + 2

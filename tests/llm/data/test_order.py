@@ -34,7 +34,7 @@ def test_repeats_end_exactly() -> None:
     st.integers(1, 8),
     st.integers(0, 2**64 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_the_reference_and_enumeration(shapes: list[tuple[int, int]], length: int, seed: int) -> None:
     sources = [Source(f"s{k}", tokens) for k, (tokens, _) in enumerate(shapes)]
     counts = [count for _, count in shapes]

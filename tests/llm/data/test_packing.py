@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data import BatchPlan, Loader, MicroBatch, order_of_corpus, rule_of
@@ -26,7 +26,6 @@ def naive_best_fit(sizes: list[int], capacity: int) -> list[int]:
 
 
 @given(st.integers(1, 70), st.data())
-@settings(deadline=None)
 def test_best_fit_equals_the_naive_one(capacity: int, data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, capacity), max_size=80))
     row = best_fit(np.array(sizes, np.int64), capacity)
@@ -36,7 +35,6 @@ def test_best_fit_equals_the_naive_one(capacity: int, data: st.DataObject) -> No
 
 
 @given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 25), st.integers(0, 10**9))
-@settings(deadline=None)
 def test_each_token_is_in_one_row_and_only_long_documents_are_cut(
     sizes: list[int], length: int, at: int
 ) -> None:

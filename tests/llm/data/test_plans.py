@@ -72,7 +72,7 @@ def test_the_order_of_digests_is_the_same_for_any_number_of_workers(kind: Kind) 
 
 
 @given(st.sampled_from(PLANNED), st.integers(0, 60), st.integers(1, 4))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_any_step_at_any_time(kind: Kind, step: int, world: int) -> None:
     fresh = sum(loader(kind, rank, world, batch=8).batch(step).digest for rank in range(world)) % 2**64
     used = loader(kind, batch=8)

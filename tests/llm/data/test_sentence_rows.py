@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import UserError
@@ -33,7 +33,6 @@ def bounds_and_ends(sizes: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     st.lists(st.lists(st.integers(1, 25), min_size=1, max_size=12), min_size=1, max_size=8),
     st.integers(2, 20),
 )
-@settings(deadline=None)
 def test_segments_hold_every_sentence_once(sizes: list[list[int]], budget: int) -> None:
     bounds, ends = bounds_and_ends(sizes)
     segments = cut_segments(bounds + 1000, ends + 1000, budget)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import UserError
@@ -34,7 +34,6 @@ cases = st.tuples(
 
 
 @given(cases)
-@settings(deadline=None)
 def test_every_token_is_predicted_exactly_once(case: tuple[list[int], int, int, int]) -> None:
     sizes, length, micro, world = case
     arrays = [np.arange(size, dtype=np.uint16) + 1_000 * (k + 1) for k, size in enumerate(sizes)]
