@@ -257,8 +257,10 @@ def _rule(kind: str, context: Mapping[str, Any]) -> str | None:
     match kind:
         case "int_parsing" | "int_type" | "int_from_float":
             return "a whole number"
-        case "float_parsing" | "float_type" | "finite_number":
+        case "float_parsing" | "float_type":
             return "a number"
+        case "finite_number":
+            return "a finite number"
         case "bool_parsing" | "bool_type":
             return "true or false"
         case "string_type":
