@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.machine import describe_machine, describe_versions
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
     for name in options.cases or CASES:
         print(f"{name}: {(CASES[name].__doc__ or '').splitlines()[0]}", flush=True)
         started = time.monotonic()
-        outcomes = list(CASES[name](options.seed))
+        outcomes = list(_outcomes(name, options.seed))
         wrong = [outcome for outcome in outcomes if outcome]
         rows[name] = {
             "case": name,
@@ -52,6 +53,14 @@ def main(argv: list[str]) -> int:
         result = {"machine": describe_machine(), "versions": describe_versions(), "rows": list(rows.values())}
         places.write_bytes(options.out, (json.dumps(result, indent=1) + "\n").encode())
     return 1 if failed else 0
+
+
+def _outcomes(name: str, seed: int) -> Iterator[str]:
+    """A case's outcomes; one that ends in an error has failed, and the next cases are run."""
+    try:
+        yield from CASES[name](seed)
+    except Exception as error:
+        yield f"{type(error).__name__}: {str(error)[-500:]}"
 
 
 def _kept(path: Path) -> list[dict[str, object]]:

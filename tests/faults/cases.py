@@ -137,6 +137,7 @@ def random_kills(seed: int) -> Iterator[str]:
     faults = [f"train.step:step={step}:rank={draw.randint(0, 1)}" for step in steps]
     longer = ("--pretrain.steps", "200", "--pretrain.checkpoint.every", "10")
     for home in _homes(*longer):
+        home.patience = 60.0 * KILLS_IN_ONE
         yield _killed(home, ";".join(faults), *longer)
 
 

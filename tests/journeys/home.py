@@ -40,6 +40,8 @@ class Home:
         self.recipe = path / "tiny.yaml"
         self.recipe.write_text(yaml.safe_dump(RECIPE if recipe is None else recipe))
         self.corpus = path / "corpus"
+        self.patience = 240.0
+        """Seconds that a command may take."""
 
     def start(self, module: str, *args: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -53,7 +55,11 @@ class Home:
 
     def call(self, module: str, *args: str, status: int = 0, **env: str) -> str:
         process = self.start(module, *args, **env)
-        out, _ = process.communicate(timeout=240)
+        try:
+            out, _ = process.communicate(timeout=self.patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(f"not done in {self.patience:.0f} s:\n{process.communicate()[0]}") from None
         assert process.returncode == status, out
         return out
 
