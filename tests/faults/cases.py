@@ -23,6 +23,7 @@ import torch
 from cluster import places
 from cluster.errors import RunError, UserError
 from cluster.lease import RENEW_SECONDS
+from cluster.recipe import ROOT
 from data_jobs import open_corpus
 from data_jobs.corpus import Corpus
 from data_jobs.manifest import SHARDS
@@ -302,12 +303,22 @@ def object_storage(seed: int) -> Iterator[str]:
                 yield f"{fault}: {str(error)[-500:]}"
 
 
+def guarded_steps(seed: int) -> Iterator[str]:
+    """NaN, spikes, rewinds and planted gradients, each engine: the tests of it, which draw nothing."""
+    yield from _tests("tests/llm/train/test_guarded_runs.py")
+
+
+def layouts(seed: int) -> Iterator[str]:
+    """Any ZeRO stage, offloaded or not, and world to any other, with one worker's losses: the tests."""
+    yield from _tests("tests/llm/train/test_engines.py", "tests/llm/train/test_checkpoints.py")
+
+
 CASES: dict[str, Callable[[int], Iterator[str]]] = {
     case.__name__: case
     for case in (
         checkpoint_flips, corpus_flips, prepare_kills, worker_kills, checkpoint_kills, random_kills,
         driver_kills, sigterms, node_kills, elastic, worlds, two_starts, paused_holders,
-        stopped_workers, object_storage,
+        stopped_workers, object_storage, guarded_steps, layouts,
     )
 }  # fmt: skip
 
@@ -318,6 +329,15 @@ from llm.train.group import Group
 from tests.data_jobs.conftest import prepare, settings_for
 prepare(settings_for(sys.argv[1], shard_bytes=20_000, split_bytes=20_000), Path(sys.argv[2]))
 """
+
+
+def _tests(*files: str) -> Iterator[str]:
+    """Each test of these files, of which `make test` has most."""
+    words = [sys.executable, "-m", "pytest", "-q", "-rA", "-m", "not gpu and not faults", *files]
+    done = subprocess.run(words, cwd=ROOT, check=False, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        if line.startswith(("PASSED ", "FAILED ", "ERROR ")):
+            yield "" if line.startswith("PASSED") else line
 
 
 class _damaged:
