@@ -61,6 +61,7 @@ def test_a_bert_learns_and_logs_its_parts(bert: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_of_a_bert_see_what_one_sees(home: Home, bert: Path) -> None:
     """Pairs and masks are those of the sample number: the digests are equal, the losses nearly."""
     home.pretrain("two", "--pretrain.wandb.mode", "disabled", "--pretrain.zero_stage", "2")
