@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from llm.exchange.fields import UNGATED, Config, Fits, activation_from, activation_to, need, refuse_where
+from llm.exchange.fields import Config, Fits, activation_from, activation_to, fits_classic, need, refuse_where
 from llm.exchange.weights import Weight, linear, norm, qkv
-from llm.settings import GATED, ModelSettings
+from llm.settings import ModelSettings
 
 PREFIX = "bert."
 PASSED_OVER = r"bert\.embeddings\.(position_ids|token_type_ids)"
@@ -73,15 +73,7 @@ def config_from(settings: ModelSettings) -> Config:
 def fits(name: str, settings: ModelSettings) -> Fits:
     """Of our fields that could be something else there."""
     return {
-        "position": (settings.position == "learned", "'learned'"),
-        "norm": (settings.norm == "layernorm", "'layernorm'"),
-        "norm_at": (settings.norm_at == "post", "'post'"),
-        "activation": (settings.activation not in GATED, UNGATED),
-        "biases": (settings.biases == "all", "'all'"),
-        "kv_heads": (settings.groups == settings.heads, str(settings.heads)),
-        "head_size": (settings.head_width * settings.heads == settings.width, "width / heads"),
-        "qk_norm": (not settings.qk_norm, "False"),
-        "window": (settings.window is None, "None"),
+        **fits_classic(settings, "post"),
         "next_sentence": (settings.next_sentence == (POOLER in PARTS[name]), str(POOLER in PARTS[name])),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.errors import UserError
+from llm.settings import GATED, ModelSettings
 
 Config = dict[str, Any]
 Fits = dict[str, tuple[bool, str]]
@@ -54,3 +55,18 @@ def activation_from(name: str, gated: bool) -> str:
 def activation_to(name: str) -> str:
     """Their name of an activation of ours."""
     return {"swiglu": "silu", "geglu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}.get(name, name)
+
+
+def fits_classic(settings: ModelSettings, norm_at: str) -> Fits:
+    """Of the fields that GPT-2 and BERT fix alike; the side of the norm is their one difference."""
+    return {
+        "position": (settings.position == "learned", "'learned'"),
+        "norm": (settings.norm == "layernorm", "'layernorm'"),
+        "norm_at": (settings.norm_at == norm_at, repr(norm_at)),
+        "activation": (settings.activation not in GATED, UNGATED),
+        "biases": (settings.biases == "all", "'all'"),
+        "kv_heads": (settings.groups == settings.heads, str(settings.heads)),
+        "head_size": (settings.head_width * settings.heads == settings.width, "width / heads"),
+        "qk_norm": (not settings.qk_norm, "False"),
+        "window": (settings.window is None, "None"),
+    }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from llm.exchange.fields import UNGATED, Config, Fits, activation_from, activation_to, need, refuse_where
+from llm.exchange.fields import Config, Fits, activation_from, activation_to, fits_classic, need, refuse_where
 from llm.exchange.weights import Weight, linear, norm
-from llm.settings import GATED, ModelSettings
+from llm.settings import ModelSettings
 
 PREFIX = "transformer."
 PASSED_OVER = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"  # masks of old versions
@@ -59,17 +59,7 @@ def config_from(settings: ModelSettings) -> Config:
 
 def fits(settings: ModelSettings) -> Fits:
     """Of our fields that could be something else there."""
-    return {
-        "position": (settings.position == "learned", "'learned'"),
-        "norm": (settings.norm == "layernorm", "'layernorm'"),
-        "norm_at": (settings.norm_at == "pre", "'pre'"),
-        "activation": (settings.activation not in GATED, UNGATED),
-        "biases": (settings.biases == "all", "'all'"),
-        "kv_heads": (settings.groups == settings.heads, str(settings.heads)),
-        "head_size": (settings.head_width * settings.heads == settings.width, "width / heads"),
-        "qk_norm": (not settings.qk_norm, "False"),
-        "window": (settings.window is None, "None"),
-    }
+    return fits_classic(settings, "pre")
 
 
 def weights(settings: ModelSettings, vocab_size: int) -> Iterator[Weight]:
