@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from llm.train.checkpoints.chunks import CHUNK, ChunkReader, write_tensors
 from llm.train.checkpoints.layout import RunState, TensorInfo
 from llm.train.checkpoints.load import CheckpointReader, load_newest, newest_good
 from llm.train.checkpoints.retention import Keep
-from llm.train.checkpoints.save import CheckpointSaver, committed_folders, owned, step_of, sweep_torn
+from llm.train.checkpoints.save import CheckpointSaver, committed_folders, owned, sweep_torn
 from llm.train.engine import STATES, Fragment
 from llm.train.group import Group
 from tests.llm.train.processes import run_workers
@@ -306,49 +305,6 @@ def test_killed_at_each_point_of_a_commit(tmp_path: Path, point: str, left: int)
     assert train_steps(engine, 0, 1, left, 5) == train_steps(reference, 0, 1, left, 5)
 
 
-def test_old_ones_are_swept_and_the_newest_kept(tmp_path: Path) -> None:
-    engine = make_engine("plain", 1)
-    saver = CheckpointSaver(tmp_path, engine, 0, 1, "ab" * 6, Keep(2), {})
-    for step in (1, 2, 3):
-        saver.save(RunState(step, 8 * step, 0, "run"))
-    saver.finish()
-    assert [CheckpointReader(f).state.step for f in committed_folders(tmp_path)] == [3, 2]
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.parametrize(
-    ("keep", "left"),
-    [
-        (Keep(1, every=3), [7, 6, 3]),
-        (Keep(2, best=2), [7, 6, 5, 2]),
-        (Keep(1, best=1), [7, 2]),
-        (Keep(1, every=4, best=1), [7, 4, 2]),
-    ],
-)
-def test_every_nth_and_the_best_are_kept(tmp_path: Path, keep: Keep, left: list[int]) -> None:
-    """Losses of each step, None where it was not validated; over a restart that knows the folder alone."""
-    losses = [None, 2.0, None, 3.0, 2.5, None, None]
-    for steps, attempt in (((1, 2, 3, 4), "ab" * 6), ((5, 6, 7), "cd" * 6)):
-        saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, attempt, keep, {})
-        for step in steps:
-            saver.save(RunState(step, 8 * step, 0, "run"), losses[step - 1])
-        saver.finish()
-    assert [CheckpointReader(f).state.step for f in committed_folders(tmp_path)] == left
-    assert len(list(tmp_path.iterdir())) == len(left)
-
-
-def test_a_damaged_newer_one_does_not_push_out_the_good(tmp_path: Path) -> None:
-    """keep 1, and a damaged checkpoint of a later step: what was committed just now stays."""
-    engine = make_engine("plain", 1)
-    later = CheckpointSaver(tmp_path, engine, 0, 1, "ab" * 6, Keep(1), {})
-    later.save(RunState(9, 72, 0, "run"))
-    later.finish()
-    saver = CheckpointSaver(tmp_path, engine, 0, 1, "cd" * 6, Keep(1), {})
-    saver.save(RunState(5, 40, 0, "run"))
-    saver.finish()
-    assert layout.folder_name(5, "cd" * 6) in [folder.name for folder in committed_folders(tmp_path)]
-
-
 def test_whatever_fails_in_the_background_is_told(tmp_path: Path) -> None:
     saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, "ab" * 6, Keep(1), {"settings": {1, 2}})
     saver.save(RunState(1, 8, 0, "run"))
@@ -402,80 +358,6 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
     assert f"warning: checkpoint {tmp_path}/step-000000002" in done.stderr and "MB free there" in done.stderr
     assert [CheckpointReader(f).state.step for f in committed_folders(tmp_path)] == [1]
     assert len(list(tmp_path.iterdir())) == 1, "no torn folder is left"
-
-
-def test_a_superseded_writer_sweeps_nothing(tmp_path: Path) -> None:
-    """It committed, was stopped, and another has taken the run over when it comes to remove old ones."""
-    saver_of(tmp_path, "cd" * 6, 9, (4, 6))
-    asked: list[None] = []
-
-    def check() -> None:
-        asked.append(None)
-        if len(asked) == 2:
-            raise Superseded("another writes")
-
-    saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, "ab" * 6, Keep(1), {}, check)
-    saver.save(RunState(2, 16, 0, "run"))
-    with pytest.raises(Superseded):
-        saver.finish()
-    assert steps_in(tmp_path) == [6, 4, 2]
-
-
-def test_whose_newest_was_swept_sweeps_nothing(tmp_path: Path) -> None:
-    """The same, where the other's sweep came between: what is there is the other's."""
-    saver_of(tmp_path, "cd" * 6, 9, (4, 6))
-    asked: list[None] = []
-
-    def check() -> None:
-        asked.append(None)
-        if len(asked) == 2:
-            shutil.rmtree(tmp_path / layout.folder_name(2, "ab" * 6))
-
-    saver = CheckpointSaver(tmp_path, make_engine("plain", 1), 0, 1, "ab" * 6, Keep(1), {}, check)
-    saver.save(RunState(2, 16, 0, "run"))
-    saver.finish()
-    assert steps_in(tmp_path) == [6, 4]
-
-
-def test_a_failed_sweep_costs_no_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    saver_of(tmp_path, "cd" * 6, 9, (1,))
-
-    def denied(folder: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(folder))
-
-    monkeypatch.setattr(places, "delete_tree", denied)
-    saver_of(tmp_path, "ab" * 6, 1, (2, 3))
-    assert steps_in(tmp_path)[0] == 3
-    assert "old checkpoints stay" in capfd.readouterr().err
-
-
-def test_the_best_stays_where_its_index_cannot_be_read(tmp_path: Path) -> None:
-    saver_of(tmp_path, "cd" * 6, 9, (1,), 2.0)
-    index = tmp_path / layout.folder_name(1, "cd" * 6) / layout.INDEX
-    data = index.read_bytes()
-    index.unlink()
-    index.mkdir()
-    saver_of(tmp_path, "ab" * 6, Keep(1, best=1), (2,), 3.0)
-    index.rmdir()
-    index.write_bytes(data)
-    assert steps_in(tmp_path) == [2, 1]
-
-
-def saver_of(
-    folder: Path, attempt: str, keep: int | Keep, steps: Sequence[int], val_loss: float | None = None
-) -> None:
-    """Save these steps, one after the other."""
-    keep = Keep(keep) if isinstance(keep, int) else keep
-    saver = CheckpointSaver(folder, make_engine("plain", 1), 0, 1, attempt, keep, {})
-    for step in steps:
-        saver.save(RunState(step, 8 * step, 0, "run"), val_loss)
-    saver.finish()
-
-
-def steps_in(folder: Path) -> list[int]:
-    return [step_of(child) for child in committed_folders(folder)]
 
 
 def test_a_superseded_writer_commits_nothing(tmp_path: Path) -> None:
