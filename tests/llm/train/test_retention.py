@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -121,13 +122,18 @@ def test_a_failed_sweep_costs_no_checkpoint(
     assert "old checkpoints stay" in capfd.readouterr().err
 
 
-def test_the_best_stays_where_its_index_cannot_be_read(tmp_path: Path) -> None:
+def test_the_best_stays_where_its_index_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saver_of(tmp_path, "cd" * 6, 9, (1,), 2.0)
     index = tmp_path / layout.folder_name(1, "cd" * 6) / layout.INDEX
-    data = index.read_bytes()
-    index.unlink()
-    index.mkdir()
+    read = Path.read_bytes
+
+    def stale(path: Path) -> bytes:
+        if path == index:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
     saver_of(tmp_path, "ab" * 6, Keep(1, best=1), (2,), 3.0)
-    index.rmdir()
-    index.write_bytes(data)
     assert steps_in(tmp_path) == [2, 1]
