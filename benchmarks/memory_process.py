@@ -64,7 +64,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the two numbers")
     options = parser.parse_args(argv)
     case = json.loads(options.case.read_text())
-    model, settings = ModelSettings.model_validate(case["model"]), PretrainSettings.model_validate(case["pretrain"])
+    model, settings = (
+        ModelSettings.model_validate(case["model"]),
+        PretrainSettings.model_validate(case["pretrain"]),
+    )
     world = int(case["world"])
     torch.set_num_threads(max(1, torch.get_num_threads() // world))
     if settings.engine == "deepspeed":

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=_gibibytes, metavar="GIB",
-        help="memory that each worker has, of its GPU or of the host, where it will run (default: this machine's)",
+        help="memory that each worker has where it will run, of its GPU or of the host (default: this machine's)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="all numbers, in bytes, as JSON on stdout")
 
@@ -115,7 +115,9 @@ def _device(settings: PretrainSettings, recipe: Recipe) -> tuple[bool, _Memory]:
         return gpu, _Memory(given, None, f"{gib(given)} for each worker, as given", shared=False)
     address = recipe.get(ClusterSettings).address or os.environ.get("RAY_ADDRESS")
     if address and settings.launch == "ray":
-        return gpu, _Memory(None, None, f"that of the cluster at {address} is not asked for: give --memory", False)
+        return gpu, _Memory(
+            None, None, f"that of the cluster at {address} is not asked for: give --memory", False
+        )
     host = memory_bytes()
     if not gpu:
         return False, _Memory(host, None, f"{gib(host)} on this machine, shared by its workers", shared=True)
@@ -126,7 +128,12 @@ def _device(settings: PretrainSettings, recipe: Recipe) -> tuple[bool, _Memory]:
 
 
 def _plan(
-    model: ModelSettings, settings: PretrainSettings, vocab_size: int, workers: int, gpu: bool, memory: _Memory
+    model: ModelSettings,
+    settings: PretrainSettings,
+    vocab_size: int,
+    workers: int,
+    gpu: bool,
+    memory: _Memory,
 ) -> dict[str, Any]:
     room = memory.room(workers)
     rows = even_micro_batch(settings.batch, workers, settings.micro_batch)
@@ -189,7 +196,9 @@ def _plan_lines(plan: dict[str, Any], gpu: bool, chosen: str) -> list[str]:
         table.append(["*" if one["chosen"] else "", one["name"], *parts, *sums, fit, one["moment"]])
     widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     text = [
-        "  ".join(c.rjust(w) if 2 <= i <= 8 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
+        "  ".join(
+            c.rjust(w) if 2 <= i <= 8 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths))
+        ).rstrip()
         for line in table
     ]
     largest = plan["largest_micro_batch"]
@@ -199,7 +208,9 @@ def _plan_lines(plan: dict[str, Any], gpu: bool, chosen: str) -> list[str]:
         advice = f"the largest micro_batch that fits is {largest}"
     else:
         advice = "not even a micro_batch of 1 fits"
-    title = f"{workers} worker{'s' * (workers > 1)}, micro-batches of {rows} rows, {plan['micro_steps']} a step"
+    title = (
+        f"{workers} worker{'s' * (workers > 1)}, micro-batches of {rows} rows, {plan['micro_steps']} a step"
+    )
     return [title, *text, f"{chosen}: {advice}"]
 
 

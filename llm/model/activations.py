@@ -1,9 +1,10 @@
 """Bytes that a training step's activations take, from the settings alone: no tensor is made.
 
-Letters: B rows and T tokens of a micro-batch, N = B T, D width, H heads, G key/value heads, K head size, F inner
-size, V vocabulary, M guessed tokens. `half`: 2 bytes a number in bf16, 4 in fp32. Counted is what autograd keeps
-between the forward and the backward of each operation as model/*.py calls them, eager. Each function's formula
-is held to the tensors that autograd keeps of real models by a test, on CPUs; what differs on GPUs is said.
+Letters: B rows and T tokens of a micro-batch, N = B T, D width, H heads, G key/value heads, K head size, F
+inner size, V vocabulary. Counted is what autograd keeps between the forward and the backward of each
+operation, as model/*.py calls them, eager. On CPUs a test holds the formulas to the tensors that autograd
+keeps of real models; where GPUs have other kernels, their numbers are read off the kernels' signatures, and
+not measured.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _angles(settings: ModelSettings, micro: Micro) -> int:
 
 def _mask_copy(settings: ModelSettings, micro: Micro, layer: int) -> int:
     """Each layer has the mask of its own in the type of the queries."""
-    if not _has_mask(settings, micro, layer) or micro.gpu and micro.confined:
+    if not _has_mask(settings, micro, layer) or (micro.gpu and micro.confined):
         return 0
     rows = micro.rows if micro.confined else 1
     if settings.position == "alibi":
@@ -161,7 +162,7 @@ def mask_bytes(settings: ModelSettings, micro: Micro) -> int:
 
 
 def feed_forward_bytes(settings: ModelSettings, micro: Micro) -> int:
-    """Kept by the feed-forward part: what its activation's gradient is taken from, what the last map is given.
+    """Kept by the feed-forward part: what the activation's gradient is taken from, the last map's input.
 
     With a gate: gate, activated gate, other side, product.
     """
@@ -196,7 +197,7 @@ def ends_bytes(settings: ModelSettings, micro: Micro) -> int:
 
 
 def _bert_heads(settings: ModelSettings, micro: Micro) -> int:
-    """Of the guessed tokens: their states, what the activation is taken from and gives, the norm's numbers."""
+    """Of the guessed tokens: their states, what the activation takes and gives, the norm's numbers."""
     guessed = micro.rows * micro.guesses
     wide = guessed * settings.width
     activation = "gelu" if settings.activation in GATED else settings.activation

@@ -1,11 +1,11 @@
 """Bytes that one worker takes, by part, at each moment of a step: arithmetic alone, nothing is started.
 
-A step's moments take unlike things: the loss has all activations and no gradient, the end of the backward all
-gradients and hardly an activation, ZeRO's exchange copies of the gradients. What a worker needs is the largest of
-them, so each is a sum of its own.
+A step's moments take unlike things: the loss has all activations and no gradient, the end of the backward
+all gradients and hardly an activation, ZeRO's exchange copies of the gradients. What a worker needs is the
+largest of them, so each is a sum of its own.
 
-What DeepSpeed holds when is that of its 0.19.8: `stage_1_and_2.py` and `stage3.py`. It is for eager execution:
-torch.compile fuses operations and keeps less.
+What DeepSpeed holds when is read from its 0.19.8, `stage_1_and_2.py` and `stage3.py`. It is for eager
+execution: torch.compile fuses operations and keeps less.
 """
 
 from __future__ import annotations
@@ -243,12 +243,21 @@ def _zero12(s: _Step) -> Iterator[Moment]:
         yield _moment(name, always, before + waiting, acts, buffers + filled + fixed, host)
     late = s.table + s.again if early else s.all + s.again + (s.table if s.adds_up else 0)
     filled = bucket if s.reserved else max(0, s.bucket - s.table) if early else 0
-    yield _moment("the end of the backward", always, (before if early else 0) + late, s.acts.stream, filled + fixed, host)
+    yield _moment(
+        "the end of the backward",
+        always,
+        (before if early else 0) + late,
+        s.acts.stream,
+        filled + fixed,
+        host,
+    )
     rest = 0 if early else s.all - s.bucket  # gradients that have not been through the bucket
     own_before = before if early else 0
     flat = s.bucket if s.world > 1 and s.zero["reduce_scatter"] else 0
     partly = own if s.bucket < s.all else 0
-    yield _moment("the exchange of gradients", always, rest + own_before + partly, 0, bucket + flat + fixed, host)
+    yield _moment(
+        "the exchange of gradients", always, rest + own_before + partly, 0, bucket + flat + fixed, host
+    )
     yield _moment("the parting of gradients", always, rest + own_before + own, 0, bucket + fixed, host)
     yield _moment("the update", always, 2 * own, 0, s.update, host)
     if s.world > 1 and not s.gpu:  # gloo gathers into a copy
@@ -260,8 +269,9 @@ def _zero12(s: _Step) -> Iterator[Moment]:
 def _zero3(s: _Step) -> Iterator[Moment]:
     """ZeRO 3: parts of the weights, twice (as they are gathered, and as they are updated), parts of the rest.
 
-    Weights that are gathered stay where they are used again within `stage3_max_reuse_distance`: all of a model
-    of up to half of it. Gradients are parted by way of a bucket, a copy in the workers' order, and gloo's own.
+    Weights that are gathered stay where they are used again within `stage3_max_reuse_distance`: all of a
+    model of up to half of it. Gradients are parted by way of a bucket, a copy in the workers' order, and
+    gloo's own copy.
     """
     offload = s.settings.offload
     device_weights = 0 if offload.parameters != "none" else s.share

@@ -22,14 +22,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def advice(
-    model: dict[str, Any], pretrain: dict[str, Any], vocab_size: int, workers: int, gpu: bool
-) -> str:
+def advice(model: dict[str, Any], pretrain: dict[str, Any], vocab_size: int, workers: int, gpu: bool) -> str:
     """What the running settings take of a worker by the plan, and what each change that helps would take."""
     shape, settings = ModelSettings.model_validate(model), PretrainSettings.model_validate(pretrain)
     now = memory_of(shape, settings, vocab_size, workers, gpu)
     changes = [
-        f"{words}: {gib(need.device)}" + (f", and {gib(need.host)} on the host" if need.gpu and need.host else "")
+        f"{words}: {gib(need.device)}"
+        + (f", and {gib(need.host)} on the host" if need.gpu and need.host else "")
         for words, need in _changes(shape, settings, vocab_size, workers, gpu)
         if need.device < now.device
     ]

@@ -9,9 +9,9 @@ from llm.train.memory import Need, memory_of
 from llm.train.run_order import even_micro_batch
 
 GIB = 2**30
-# What a worker's process holds before it makes its model. Of a CPU's: torch, DeepSpeed, Ray and their pages of
-# code; `python -m benchmarks memory` prints it. Of a GPU's memory: CUDA's context and the libraries' own,
-# an assumption, not measured.
+# What a worker's process holds before it makes its model. Of a CPU's: torch, DeepSpeed and their pages of code;
+# `python -m benchmarks memory` prints it. Of a GPU's memory: CUDA's context and the libraries' own, an
+# assumption, not measured.
 PROCESS = 700 * 2**20
 CONTEXT = GIB
 
@@ -43,7 +43,11 @@ def name_of(settings: PretrainSettings) -> str:
     if settings.engine == "plain":
         return "plain"
     offload = settings.offload
-    there = [n for n, where in (("optimizer", offload.optimizer), ("weights", offload.parameters)) if where != "none"]
+    there = [
+        n
+        for n, where in (("optimizer", offload.optimizer), ("weights", offload.parameters))
+        if where != "none"
+    ]
     return f"ZeRO {settings.zero_stage}" + (f", {' and '.join(there)} on the host" if there else "")
 
 
@@ -62,9 +66,7 @@ def layouts(
         for engine, stage, offload in choices
     ]
     names = {name_of(one): one for one in tried} | {name_of(settings): settings}
-    return [
-        Layout(name, one, memory_of(model, one, vocab_size, workers, gpu)) for name, one in names.items()
-    ]
+    return [Layout(name, one, memory_of(model, one, vocab_size, workers, gpu)) for name, one in names.items()]
 
 
 def fits(need: Need, room: Room) -> bool | None:
@@ -84,7 +86,9 @@ def largest_micro_batch(
     if room.device is None:
         return None
     share = -(-settings.batch // workers)
-    for rows in sorted({even_micro_batch(settings.batch, workers, m) for m in range(1, share + 1)}, reverse=True):
+    for rows in sorted(
+        {even_micro_batch(settings.batch, workers, m) for m in range(1, share + 1)}, reverse=True
+    ):
         tried = with_changes(settings, micro_batch=rows)
         if fits(memory_of(model, tried, vocab_size, workers, gpu), room):
             return rows

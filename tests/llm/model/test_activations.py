@@ -41,7 +41,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "untied": {"tied": False, "softcap": 30.0},
     "wide-heads": {"head_size": 24},
     "bert": {"kind": "bert"},
-    "bert-pre": {"kind": "bert", "norm_at": "pre", "next_sentence": False, "activation": "geglu", "window": 8},
+    "bert-pre": {
+        "kind": "bert",
+        "norm_at": "pre",
+        "next_sentence": False,
+        "activation": "geglu",
+        "window": 8,
+    },
     "bert-dropout": {"kind": "bert", "dropout": 0.1},
 }
 

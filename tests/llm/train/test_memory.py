@@ -15,7 +15,7 @@ from llm.model import make_model
 from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.group import Group
-from llm.train.memory import PARTS, memory_of, micro_of
+from llm.train.memory import memory_of, micro_of
 from llm.train.objective import Objective
 from llm.train.worker import make_engine
 from tests.llm.train.processes import run_workers
@@ -57,9 +57,7 @@ def inputs_of(model: ModelSettings, settings: PretrainSettings, world: int) -> I
     )  # fmt: skip
 
 
-def allocated(
-    rank: int, world: int, model: dict[str, Any], settings: dict[str, Any], steps: int = 3
-) -> int:
+def allocated(rank: int, world: int, model: dict[str, Any], settings: dict[str, Any], steps: int = 3) -> int:
     """Most bytes that torch has allocated at once, from before the model is made to after some steps."""
     shape, pretrain = ModelSettings.model_validate(model), PretrainSettings.model_validate(settings)
     micro = micro_of(shape, pretrain, world, gpu=False)

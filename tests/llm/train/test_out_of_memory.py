@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import ray.exceptions
@@ -56,6 +56,6 @@ def test_a_worker_that_gets_no_memory_says_what_to_lower(corpus: str, tmp_path: 
 
 def test_a_worker_that_ray_ends_for_its_memory_says_the_same() -> None:
     class Failed(Exception):
-        worker_failures = {1: ray.exceptions.OutOfMemoryError("the node is full")}
+        worker_failures: ClassVar = {1: ray.exceptions.OutOfMemoryError("the node is full")}
 
     assert _cause(Failed(), "the plan's words") == "worker 1: the plan's words"

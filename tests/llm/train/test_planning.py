@@ -32,7 +32,9 @@ def test_every_stage_is_there_and_offload_on_gpus() -> None:
 def test_the_chosen_layout_is_among_them() -> None:
     chosen = settings_of(zero_stage=3, offload={"parameters": "cpu"})
     assert name_of(chosen) == "ZeRO 3, weights on the host"
-    found = [layout for layout in layouts(MODEL, chosen, VOCAB, 2, gpu=False) if layout.name == name_of(chosen)]
+    found = [
+        layout for layout in layouts(MODEL, chosen, VOCAB, 2, gpu=False) if layout.name == name_of(chosen)
+    ]
     assert [layout.settings for layout in found] == [chosen]
 
 
@@ -74,7 +76,10 @@ def test_the_advice_has_the_plans_numbers() -> None:
     now = memory_of(MODEL, settings, VOCAB, 4, gpu=True)
     half = memory_of(MODEL, settings.model_copy(update={"micro_batch": 8}), VOCAB, 4, gpu=True)
     assert f"each of 4 workers takes {now.device / GIB:.2f} GiB at {now.peak.name}" in words
-    assert f"pretrain.micro_batch 8 instead of 16 (the batch stays as it is): {half.device / GIB:.2f} GiB" in words
+    assert (
+        f"pretrain.micro_batch 8 instead of 16 (the batch stays as it is): {half.device / GIB:.2f} GiB"
+        in words
+    )
     for name in ("pretrain.zero_stage 3", "pretrain.workers 8", "pretrain.offload.optimizer cpu",
                  "pretrain.activation_checkpointing true"):  # fmt: skip
         (size,) = re.findall(rf"{name}: ([\d.]+) GiB", words)
