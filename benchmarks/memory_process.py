@@ -22,8 +22,8 @@ from llm.model import make_model
 from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.group import Group
-from llm.train.memory import micro_of
 from llm.train.objective import Objective
+from llm.train.step_sizes import micro_of
 from llm.train.worker import make_engine
 
 STEPS = 3
@@ -31,7 +31,8 @@ STEPS = 3
 
 def inputs_of(model: ModelSettings, settings: PretrainSettings, vocab_size: int, world: int) -> Inputs:
     """A full micro-batch of random tokens, of the shapes that the loader gives."""
-    rows, length, _, _, guesses, _ = micro_of(model, settings, world, gpu=False)
+    micro = micro_of(model, settings, world, gpu=False)
+    rows, length, guesses = micro.rows, micro.length, micro.guesses
     ids = torch.randint(0, vocab_size, (rows, length))
     if model.kind == "gpt":
         return Inputs(ids, ids, torch.ones(rows, length))
@@ -46,6 +47,7 @@ def inputs_of(model: ModelSettings, settings: PretrainSettings, vocab_size: int,
 def train(model: ModelSettings, settings: PretrainSettings, vocab_size: int, group: Group) -> None:
     """Some steps, as the loop takes them."""
     objective = Objective(make_model(model, vocab_size), settings.precision)
+    objective.model.activation_checkpointing = settings.activation_checkpointing
     micro = micro_of(model, settings, group.world, gpu=False)
     engine = make_engine(objective, settings, group, micro.rows)
     scales = torch.full((len(objective.model.terms),), 1e-4)

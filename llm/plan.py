@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=_gibibytes, metavar="GIB",
-        help="memory that each worker has where it will run, of its GPU or of the host (default: this machine's)",
+        help="memory of each worker where it will run, its GPU's or the host's (default: this machine's)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="all numbers, in bytes, as JSON on stdout")
 

@@ -9,6 +9,7 @@ not measured.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from llm.model.counts import parameters
@@ -32,6 +33,12 @@ class Micro(NamedTuple):
     guesses: int = 0
     """Of a row of a BERT."""
     gpu: bool = False
+    below: float = math.inf
+    """Only tensors of fewer bytes than these are counted."""
+
+    def sized(self, size: int) -> int:
+        """Bytes of one tensor, as far as they count."""
+        return size if size < self.below else 0
 
     @property
     def tokens(self) -> int:
@@ -83,19 +90,20 @@ def activations(settings: ModelSettings, vocab_size: int, micro: Micro) -> Activ
         loss_work=work,
         loss_backward=again,
         block_work=block_work_bytes(settings, micro),
-        stream=micro.tokens * settings.width * FULL,
+        stream=micro.sized(micro.tokens * settings.width * FULL),
     )
 
 
 def block_bytes(settings: ModelSettings, micro: Micro, layer: int) -> int:
     """Kept by one block: two sums of the stream, two norms, attention, feed-forward."""
-    stream = micro.tokens * settings.width
+    full = micro.sized(micro.tokens * settings.width * FULL)
+    half = micro.sized(micro.tokens * settings.width * micro.half)
     # The stream is fp32 in either precision: an embedding, and sums with it. What a linear map is given is in
     # `half`, a copy where that is bf16; of a gated part each of the two maps has one of its own.
     inputs = 3 if settings.activation in GATED and micro.mixed else 2
-    kept = 2 * stream * FULL + 2 * norm_bytes(settings, micro, micro.tokens) + inputs * stream * micro.half
+    kept = 2 * full + 2 * norm_bytes(settings, micro, micro.tokens) + inputs * half
     if settings.dropout:
-        kept += 2 * stream * micro.half  # what each part is multiplied by
+        kept += 2 * half  # what each part is multiplied by
     return kept + attention_bytes(settings, micro, layer) + feed_forward_bytes(settings, micro)
 
 
@@ -106,7 +114,7 @@ def norm_bytes(settings: ModelSettings, micro: Micro, tokens: int) -> int:
     """
     if settings.norm == "layernorm":
         return 2 * tokens * FULL
-    return tokens * FULL + (0 if micro.gpu else tokens * settings.width * FULL)
+    return tokens * FULL + (0 if micro.gpu else micro.sized(tokens * settings.width * FULL))
 
 
 def attention_bytes(settings: ModelSettings, micro: Micro, layer: int) -> int:
@@ -116,17 +124,18 @@ def attention_bytes(settings: ModelSettings, micro: Micro, layer: int) -> int:
     With dropout CPUs have no kernel of its own: q, k, v and three tensors of scores [B, H, T, T], in fp32.
     """
     heads, groups, size = settings.heads, settings.groups, settings.head_width
-    tokens, half = micro.tokens, micro.half
+    tokens, half, sized = micro.tokens, micro.half, micro.sized
     queries, keys = tokens * heads * size, tokens * groups * size
-    kept = queries * half  # what the output map is given
+    kept = sized(queries * half)  # what the output map is given
     if settings.qk_norm and not micro.gpu:  # from parts: the normalised input, in 16 bits also that in fp32
-        kept += (queries + keys) * FULL * (2 if micro.mixed else 1) + tokens * (heads + groups) * FULL
+        copies = 2 if micro.mixed else 1
+        kept += copies * (sized(queries * FULL) + sized(keys * FULL)) + tokens * (heads + groups) * FULL
     if settings.dropout and not micro.gpu:
-        return kept + 3 * FULL * (queries + micro.rows * heads * micro.length**2)
-    kept += (queries + 2 * keys) * half + tokens * heads * FULL
+        return kept + 3 * (sized(queries * FULL) + sized(micro.rows * heads * micro.length**2 * FULL))
+    kept += sized((queries + 2 * keys) * half) + tokens * heads * FULL
     if settings.position == "rotary" or settings.qk_norm:
         # Copies of q and k, head by head; the output comes as they are, and is copied for its map.
-        kept += (2 * queries + keys) * half
+        kept += 2 * sized(queries * half) + sized(keys * half)
     if settings.position == "rotary" and micro.mixed:
         kept += 2 * _angles(settings, micro) * half
     return kept + _mask_copy(settings, micro, layer)
@@ -143,8 +152,8 @@ def _mask_copy(settings: ModelSettings, micro: Micro, layer: int) -> int:
         return 0
     rows = micro.rows if micro.confined else 1
     if settings.position == "alibi":
-        return rows * settings.heads * micro.length**2 * micro.half if micro.mixed else 0
-    return rows * micro.length**2 * micro.half
+        return micro.sized(rows * settings.heads * micro.length**2 * micro.half) if micro.mixed else 0
+    return micro.sized(rows * micro.length**2 * micro.half)
 
 
 def _has_mask(settings: ModelSettings, micro: Micro, layer: int) -> bool:
@@ -157,7 +166,9 @@ def mask_bytes(settings: ModelSettings, micro: Micro) -> int:
     kinds = {settings.is_global(layer) for layer in range(settings.layers)}
     some = [layer for layer in range(settings.layers) if _has_mask(settings, micro, layer)]
     rows = micro.rows if micro.confined else 1
-    each = rows * micro.length**2 * (FULL * settings.heads if settings.position == "alibi" else 1)
+    each = micro.sized(
+        rows * micro.length**2 * (FULL * settings.heads if settings.position == "alibi" else 1)
+    )
     return each * len(kinds) if some else 0
 
 
@@ -166,7 +177,7 @@ def feed_forward_bytes(settings: ModelSettings, micro: Micro) -> int:
 
     With a gate: gate, activated gate, other side, product.
     """
-    inner = micro.tokens * settings.inner * micro.half
+    inner = micro.sized(micro.tokens * settings.inner * micro.half)
     if settings.activation in GATED:
         return 4 * inner
     return inner if settings.activation in FROM_RESULT else 2 * inner
@@ -174,14 +185,14 @@ def feed_forward_bytes(settings: ModelSettings, micro: Micro) -> int:
 
 def block_work_bytes(settings: ModelSettings, micro: Micro) -> int:
     """At once in a block's backward: gradients of the stream, of the inner numbers before and after."""
-    inner = micro.tokens * settings.inner * micro.half
+    inner = micro.sized(micro.tokens * settings.inner * micro.half)
     sides = 3 if settings.activation in GATED else 2
-    return 2 * micro.tokens * settings.width * FULL + sides * inner
+    return 2 * micro.sized(micro.tokens * settings.width * FULL) + sides * inner
 
 
 def ends_bytes(settings: ModelSettings, micro: Micro) -> int:
     """Kept outside the blocks: ids and positions, embeddings' norm, last norm, a BERT's heads."""
-    stream, bert = micro.tokens * settings.width * FULL, settings.kind == "bert"
+    stream, bert = micro.sized(micro.tokens * settings.width * FULL), settings.kind == "bert"
     kept = micro.tokens * INDEX
     if settings.dropout:
         kept += stream
@@ -203,7 +214,9 @@ def _bert_heads(settings: ModelSettings, micro: Micro) -> int:
     activation = "gelu" if settings.activation in GATED else settings.activation
     kept = wide * micro.half * (2 if activation in FROM_RESULT else 3) + guessed * INDEX
     if settings.next_sentence and not micro.mixed:
-        kept += micro.tokens * settings.width * FULL  # the pooler's input is a view of all last states
+        kept += micro.sized(
+            micro.tokens * settings.width * FULL
+        )  # the pooler's input is a view of all last states
     return kept + norm_bytes(settings, micro, guessed)
 
 
@@ -222,17 +235,17 @@ def loss_bytes(settings: ModelSettings, vocab_size: int, micro: Micro) -> tuple[
     As head.py: logits of a chunk, in fp32 on CPUs two copies of the weight in oneDNN's blocks, in bf16 one
     in bf16 and the product that is added to the gradient.
     """
-    width, bert = settings.width, settings.kind == "bert"
+    width, bert, sized = settings.width, settings.kind == "bert", micro.sized
     tokens = micro.rows * micro.guesses if bert else micro.tokens
-    weight = vocab_size * width
-    kept = tokens * width * FULL + weight * FULL + (vocab_size * FULL if bert else 0)
+    weight, states = vocab_size * width, sized(tokens * width * FULL)
+    kept = states + sized(weight * FULL) + (vocab_size * FULL if bert else 0)
     cached = IN_CACHE if not micro.gpu and not micro.mixed else AT_ONCE
     chunk = min(tokens, rows_at_once(vocab_size, cached)) * vocab_size
     if micro.mixed:
         part = min(tokens, rows_at_once(vocab_size, AT_ONCE if micro.gpu else IN_CACHE)) * vocab_size
-        work = 2 * weight * micro.half + chunk * micro.half + part * FULL
+        work = 2 * sized(weight * micro.half) + sized(chunk * micro.half) + sized(part * FULL)
     elif not micro.gpu and tokens >= PACKED_FROM:
-        work = 2 * weight * FULL + chunk * FULL
+        work = 2 * sized(weight * FULL) + sized(chunk * FULL)
     else:
-        work = chunk * FULL
-    return kept, work + tokens * width * FULL, kept
+        work = sized(chunk * FULL)
+    return kept, work + states, kept

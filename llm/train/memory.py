@@ -10,22 +10,23 @@ execution: torch.compile fuses operations and keeps less.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from llm.data.batches import micro_steps
-from llm.data.masking import most_guesses
-from llm.model.activations import FULL, Activations, Micro, activations
-from llm.model.counts import parameters
-from llm.settings import GATED, ModelSettings, PretrainSettings
-from llm.train.deepspeed_config import zero_config
-from llm.train.optimizers import states_of
-from llm.train.run_order import even_micro_batch
+from llm.model.activations import FULL
+from llm.settings import ModelSettings, PretrainSettings
+from llm.train.step_sizes import Step, largest_matrix
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "buffers")
+MIB = 2**20
 CHECKED = 1 << 28  # elements whose gradients the self-check makes (selfcheck.MOST_ELEMENTS)
+# What a CPU's process takes when libraries are first called, pages of code and rooms of threads: the rows of
+# tiny models in `python -m benchmarks memory`.
+LIBRARIES = {"plain": 90 * MIB, "deepspeed": 140 * MIB}
+# glibc gives freed blocks of this size and more back at once (DEFAULT_MMAP_THRESHOLD_MAX in mallopt(3)); of
+# smaller ones the process keeps the memory, to use it again.
+GIVEN_BACK = 32 * MIB
 
 
 class Moment(NamedTuple):
@@ -39,8 +40,8 @@ class Moment(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Without what is offloaded."""
-        return sum(self.parts.values())
+        """All of it."""
+        return sum(self.parts.values()) + self.host
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,16 @@ class Need:
     """What one worker takes."""
 
     moments: tuple[Moment, ...]
+    peak: Moment
+    """The moment that takes most of the device's memory; on a CPU offloaded parts are in it, too."""
     snapshot: int
     """Bytes of the copy in the host's memory that a checkpoint is written from while training goes on."""
     gpu: bool
 
     @property
-    def peak(self) -> Moment:
-        """The moment that takes most of the device's memory; on a CPU offloaded parts are in it, too."""
-        return max(self.moments, key=lambda m: m.bytes + (0 if self.gpu else m.host))
-
-    @property
     def device(self) -> int:
         """Bytes of the GPU's memory, or of a CPU worker's, without a checkpoint's copy."""
-        return self.peak.bytes + (0 if self.gpu else self.peak.host)
+        return self.peak.bytes - (self.peak.host if self.gpu else 0)
 
     @property
     def host(self) -> int:
@@ -78,129 +76,37 @@ def memory_of(
 ) -> Need:
     """What each of so many workers takes with these settings' engine, stage, offload and micro-batch.
 
-    `resident`: of a CPU's memory what is written to, as systems count it; else all that is allocated.
+    `resident`: of a CPU's memory what the system counts as the process's: pages that were written to, and
+    small blocks that were freed; else what is allocated.
     """
-    step = _Step(model, settings, vocab_size, workers, gpu, gpu or not resident)
-    engine = {0: _whole, 1: _zero12, 2: _zero12, 3: _zero3}[step.stage]
-    moments = tuple(engine(step))
-    snapshot = -(-(step.all + step.states) // workers)
-    return Need(moments, snapshot, gpu)
+    step = Step(model, settings, vocab_size, workers, gpu, gpu or not resident)
+    moments = tuple(_moments(step))
+    snapshot = -(-(step.whole + step.states) // workers)
+    if gpu:
+        peak = max(moments, key=lambda m: m.bytes - m.host)
+    elif not resident:
+        peak = max(moments, key=lambda m: m.bytes)
+    else:
+        peak = _resident(moments, tuple(_moments(replace(step, below=GIVEN_BACK))), settings.engine)
+    return Need(moments, peak, snapshot, gpu)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """The sizes that a step's moments are made of, in bytes."""
-
-    model: ModelSettings
-    settings: PretrainSettings
-    vocab_size: int
-    world: int
-    gpu: bool
-    reserved: bool
-    """Whether a buffer counts as a whole from its first use on."""
-
-    @cached_property
-    def plain(self) -> bool:
-        return self.settings.engine == "plain"
-
-    @cached_property
-    def stage(self) -> int:
-        return 0 if self.plain else self.settings.zero_stage
-
-    @cached_property
-    def all(self) -> int:
-        """All weights in fp32, or all gradients."""
-        return FULL * sum(parameters(self.model, self.vocab_size).values())
-
-    @cached_property
-    def share(self) -> int:
-        """One worker's part of them."""
-        return -(-self.all // self.world)
-
-    @cached_property
-    def states(self) -> int:
-        """All optimizer states."""
-        return FULL * states_count(self.model, self.settings, self.vocab_size)
-
-    @cached_property
-    def own_states(self) -> int:
-        return -(-self.states // self.world)
-
-    @cached_property
-    def table(self) -> int:
-        """The token embedding."""
-        return FULL * self.vocab_size * self.model.width
-
-    @cached_property
-    def again(self) -> int:
-        """The embedding's own gradient beside the output layer's, where they share the weight."""
-        return self.table if self.model.tied else 0
-
-    @cached_property
-    def micro(self) -> Micro:
-        return micro_of(self.model, self.settings, self.world, self.gpu)
-
-    @cached_property
-    def acts(self) -> Activations:
-        return activations(self.model, self.vocab_size, self.micro)
-
-    @cached_property
-    def adds_up(self) -> bool:
-        """Whether several micro-batches make a batch: then gradients stand there during a forward."""
-        return micro_steps(self.settings.batch, self.world, self.micro.rows) > 1
-
-    @cached_property
-    def zero(self) -> dict[str, Any]:
-        """DeepSpeed's own settings."""
-        config = zero_config(
-            self.stage, 1, 1, 0.0, self.all // FULL, self.settings.offload, overrides=self.settings.deepspeed
-        )
-        return dict(config["zero_optimization"])
-
-    @cached_property
-    def bucket(self) -> int:
-        """Of the gradients that are exchanged at once, as much as is used."""
-        return min(FULL * int(self.zero["reduce_bucket_size"]), self.all)
-
-    @cached_property
-    def update(self) -> int:
-        """Beside states and gradients while the optimizer works: Lion's signs, Muon's whole matrices."""
-        kind = self.settings.optimizer.kind
-        if kind == "lion":
-            return self.share if self.stage else self.all
-        if kind == "muon":
-            return self.share + self.all if self.stage else 3 * _largest_matrix(self.model)
-        return 0
-
-    # What autograd and the loss take, the same for each engine.
-
-    @cached_property
-    def kept(self) -> int:
-        """Activations that stand between forward and backward, without what the loss keeps."""
-        a = self.acts
-        blocks = a.masks + self.model.layers * a.stream if self.checkpointed else a.blocks
-        return a.ends + blocks + a.casts
-
-    @cached_property
-    def checkpointed(self) -> bool:
-        return self.settings.activation_checkpointing
-
-    def forward(self) -> Iterator[tuple[str, int, int, int]]:
-        """Moments until the backward's end: (name, activations, buffers, new gradients that wait for others).
-
-        Shared weights have their gradient when the embedding has added its own.
-        """
-        a = self.acts
-        yield "the loss", self.kept + a.loss, a.loss_work, 0
-        yield "the start of the backward", self.kept + a.loss, a.loss_backward, 0
-        block = a.block + a.casts // max(1, self.model.layers) if self.checkpointed else 0
-        yield "the backward of the last block", self.kept + block + a.block_work, 0, self.table
-        yield "the backward of the first block", a.stream + block + a.block_work, 0, self.table
+def _resident(moments: Sequence[Moment], small: Sequence[Moment], engine: str) -> Moment:
+    """The peak of large blocks, with the most that small ones have taken at any moment."""
+    pairs = list(zip(moments, small, strict=True))
+    most = max(m.bytes for m in small)
+    moment, less = max(pairs, key=lambda pair: pair[0].bytes - pair[1].bytes)
+    kept = most - less.bytes + LIBRARIES[engine]
+    return moment._replace(parts=moment.parts | {"buffers": moment.parts["buffers"] + kept})
 
 
-def _whole(s: _Step) -> Iterator[Moment]:
+def _moments(step: Step) -> Iterator[Moment]:
+    yield from {0: _whole, 1: _zero12, 2: _zero12, 3: _zero3}[step.stage](step)
+
+
+def _whole(s: Step) -> Iterator[Moment]:
     """Plain and ZeRO 0: every worker holds everything, and sums gradients in one flat copy."""
-    always = {"weights": s.all, "optimizer": s.states}
+    always = {"weights": s.all, "optimizer": s.states_apart}
     before = s.all if s.adds_up else 0
     for name, acts, buffers, waiting in s.forward():
         yield _moment(name, always, before + waiting, acts, buffers)
@@ -208,41 +114,43 @@ def _whole(s: _Step) -> Iterator[Moment]:
     twice = (s.table if s.adds_up else 0) + s.again
     yield _moment("the end of the backward", always, s.all + twice, s.acts.stream, 0)
     if s.world > 1 or not s.plain:
-        yield _moment("the sum over workers", always, s.all, 0, s.all)
+        yield _moment("the sum over workers", always, s.all, 0, s.flat)
     yield _moment("the update", always, s.all, 0, s.update)
     if s.settings.selfcheck:
         yield from _selfcheck(s, always, held=s.all, gathered=0)
 
 
-def _zero12(s: _Step) -> Iterator[Moment]:
+def _zero12(s: Step) -> Iterator[Moment]:
     """ZeRO 1 and 2: whole weights beside an fp32 part of one's own, which the optimizer updates.
 
     Stage 2 copies each gradient into the bucket when it is there, stage 1 all of them after the backward. A
     bucket as large as the model holds both at the same height.
     """
     offloaded = s.settings.offload.optimizer != "none"
-    largest = max(s.table, _largest_matrix(s.model)) if offloaded else 0
+    largest = max(s.table, largest_matrix(s.model)) if offloaded else 0
     host = 3 * s.share + s.own_states + largest if offloaded else 0  # part, its copy for the device, gradient
     if offloaded and s.adds_up:
         host += s.share
-    always = {"weights": s.all, "optimizer": 0} if offloaded else {
-        "weights": s.all + s.share, "optimizer": s.own_states
+    always = {"weights": s.flat, "optimizer": 0} if offloaded else {
+        "weights": s.flat + s.share, "optimizer": s.own_states
     }  # fmt: skip
     own = 0 if offloaded else s.share
-    bucket = s.bucket * (2 if s.zero["overlap_comm"] else 1)
+    one = s.sized(s.bucket)
+    bucket = one * (2 if s.zero["overlap_comm"] else 1)
     fixed = largest  # room for one gradient on its way to the host
+    yield _moment("the start", {"weights": s.all + s.flat, "optimizer": 0}, 0, 0, 0, host)
     early = s.stage == 2
     before = 0 if not s.adds_up else own if early else s.all
     for name, acts, buffers, waiting in s.forward():
         # A GPU's bucket is there as a whole from the first gradient on, a CPU's page by page as it fills.
         filled = bucket if waiting and s.reserved else 0
         if early and waiting and not s.reserved and "first" in name:
-            filled = max(0, s.bucket - s.table)
+            filled = one
         if not early and "first" in name:
             waiting = max(waiting, s.all - before)
         yield _moment(name, always, before + waiting, acts, buffers + filled + fixed, host)
     late = s.table + s.again if early else s.all + s.again + (s.table if s.adds_up else 0)
-    filled = bucket if s.reserved else max(0, s.bucket - s.table) if early else 0
+    filled = bucket if s.reserved or early else 0
     yield _moment(
         "the end of the backward",
         always,
@@ -251,22 +159,22 @@ def _zero12(s: _Step) -> Iterator[Moment]:
         filled + fixed,
         host,
     )
-    rest = 0 if early else s.all - s.bucket  # gradients that have not been through the bucket
+    rest = 0 if early else s.apart(s.whole - s.bucket)  # gradients that have not been through the bucket
     own_before = before if early else 0
-    flat = s.bucket if s.world > 1 and s.zero["reduce_scatter"] else 0
-    partly = own if s.bucket < s.all else 0
+    flat = one if s.world > 1 and s.zero["reduce_scatter"] else 0
+    partly = own if s.bucket < s.whole else 0
     yield _moment(
         "the exchange of gradients", always, rest + own_before + partly, 0, bucket + flat + fixed, host
     )
     yield _moment("the parting of gradients", always, rest + own_before + own, 0, bucket + fixed, host)
     yield _moment("the update", always, 2 * own, 0, s.update, host)
     if s.world > 1 and not s.gpu:  # gloo gathers into a copy
-        yield _moment("the exchange of weights", always, 0, 0, s.all, host)
+        yield _moment("the exchange of weights", always, 0, 0, s.flat, host)
     if s.settings.selfcheck:
         yield from _selfcheck(s, always, held=own, gathered=0, host=host)
 
 
-def _zero3(s: _Step) -> Iterator[Moment]:
+def _zero3(s: Step) -> Iterator[Moment]:
     """ZeRO 3: parts of the weights, twice (as they are gathered, and as they are updated), parts of the rest.
 
     Weights that are gathered stay where they are used again within `stage3_max_reuse_distance`: all of a
@@ -283,18 +191,24 @@ def _zero3(s: _Step) -> Iterator[Moment]:
     else:
         always = {"weights": device_weights + s.share, "optimizer": s.own_states}
         own = s.share
+    yield _moment("the start", {"weights": s.all + s.share, "optimizer": 0}, 0, 0, 0, host)
     gathered = 0
     if s.world > 1 or (s.gpu and offload.parameters != "none"):
-        reuse, ahead = int(s.zero["stage3_max_reuse_distance"]), int(s.zero["stage3_prefetch_bucket_size"])
-        gathered = min(s.all, FULL * reuse // 2) + min(s.all, FULL * ahead)
-    bucket = s.bucket if s.zero["contiguous_gradients"] else 0
+        ahead = s.sized(min(s.whole, FULL * int(s.zero["stage3_prefetch_bucket_size"])))
+        live = min(s.whole, FULL * int(s.zero["stage3_max_reuse_distance"]) // 2)
+        gathered = s.apart(live) + ahead
+        copies = 1 if s.gpu else 2  # gloo gathers into a copy
+        whole = {**always, "weights": always["weights"] + s.table + copies * ahead}
+        yield _moment("the gathering of weights", whole, own, 0, s.sized(s.bucket), host)
+    one = s.sized(s.bucket)
+    bucket = one if s.zero["contiguous_gradients"] else 0
     for name, acts, buffers, waiting in s.forward():
         whole = {**always, "weights": always["weights"] + (s.table if "first" in name else gathered)}
         yield _moment(name, whole, own + waiting, acts, buffers + bucket, host)
     yield _moment(
         "the end of the backward", always, own + s.table + s.again, s.acts.stream, bucket + s.table, host
     )
-    copies = s.bucket * (1 if s.gpu else 2)
+    copies = one * (1 if s.gpu else 2)
     yield _moment("the exchange of gradients", always, own, 0, bucket + copies, host)
     yield _moment("the update", always, 2 * own, 0, bucket + s.update, host)
     if s.settings.selfcheck:
@@ -302,14 +216,13 @@ def _zero3(s: _Step) -> Iterator[Moment]:
 
 
 def _selfcheck(
-    s: _Step, always: dict[str, int], held: int, gathered: int, host: int = 0, buffers: int = 0
+    s: Step, always: dict[str, int], held: int, gathered: int, host: int = 0, buffers: int = 0
 ) -> Iterator[Moment]:
     """Before the first step: plain autograd beside what the engine holds of its gradients."""
     whole = {**always, "weights": always["weights"] + gathered}
     a = s.acts
-    kept = a.ends + (a.masks + s.model.layers * a.stream if s.checkpointed else a.blocks) + a.casts
-    yield _moment("the self-check's loss", whole, held, kept + a.loss, a.loss_work + buffers, host)
-    made = min(s.all, FULL * CHECKED) + s.again
+    yield _moment("the self-check's loss", whole, held, s.kept + a.loss, a.loss_work + buffers, host)
+    made = s.apart(min(s.whole, FULL * CHECKED)) + s.again
     yield _moment("the self-check's backward", whole, held + made, a.stream, buffers, host)
 
 
@@ -317,41 +230,3 @@ def _moment(
     name: str, always: dict[str, int], gradients: int, acts: int, buffers: int, host: int = 0
 ) -> Moment:
     return Moment(name, always | {"gradients": gradients, "activations": acts, "buffers": buffers}, host)
-
-
-def micro_of(model: ModelSettings, settings: PretrainSettings, world: int, gpu: bool) -> Micro:
-    """The forward that one of so many workers takes."""
-    bert = model.kind == "bert"
-    guesses = 0
-    if bert:
-        guesses = most_guesses(settings.length - (3 if model.next_sentence else 2), settings.masking)
-    return Micro(
-        rows=even_micro_batch(settings.batch, world, settings.micro_batch),
-        length=settings.length,
-        mixed=settings.precision != "fp32",
-        confined=bert or settings.confine,
-        guesses=guesses,
-        gpu=gpu,
-    )
-
-
-def states_count(model: ModelSettings, settings: PretrainSettings, vocab_size: int) -> int:
-    """Numbers that the optimizer keeps for all weights."""
-    parts = parameters(model, vocab_size)
-    total, matrices = sum(parts.values()), block_matrices(model)
-    rest = total - matrices
-    return matrices * len(states_of(settings.optimizer, 2)) + rest * len(
-        states_of(settings.optimizer, 2, in_block=False)
-    )
-
-
-def block_matrices(model: ModelSettings) -> int:
-    """Numbers of the blocks' matrices: attention's two maps, the feed-forward part's two or three."""
-    queries, keys = model.heads * model.head_width, model.groups * model.head_width
-    sides = 3 if model.activation in GATED else 2
-    return model.layers * model.width * (2 * queries + 2 * keys + sides * model.inner)
-
-
-def _largest_matrix(model: ModelSettings) -> int:
-    rows = (model.heads + 2 * model.groups) * model.head_width
-    return FULL * model.width * max(rows, model.inner)

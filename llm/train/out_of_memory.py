@@ -27,21 +27,20 @@ def advice(model: dict[str, Any], pretrain: dict[str, Any], vocab_size: int, wor
     shape, settings = ModelSettings.model_validate(model), PretrainSettings.model_validate(pretrain)
     now = memory_of(shape, settings, vocab_size, workers, gpu)
     changes = [
-        f"{words}: {gib(need.device)}"
-        + (f", and {gib(need.host)} on the host" if need.gpu and need.host else "")
+        f"{words}: {gib(need.device)}{_on_host(need)}"
         for words, need in _changes(shape, settings, vocab_size, workers, gpu)
         if need.device < now.device
     ]
-    what = f"by the plan each of {workers} workers takes {in_words(now)}"
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in now.peak.parts.items())
+    what = f"{gib(now.device)} at {now.peak.name} ({parts}){_on_host(now)}"
     lower = "; ".join(changes) or "a smaller model, or a smaller pretrain.length"
-    return f"out of memory: {what}. What would take less: {lower}"
+    return f"out of memory: by the plan each of {workers} workers takes {what}. What would take less: {lower}"
 
 
-def in_words(need: Need) -> str:
-    """What a worker takes, by part, at the moment that takes most."""
-    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in need.peak.parts.items())
-    host = f", and {gib(need.host)} on the host" if need.host else ""
-    return f"{gib(need.device)} at {need.peak.name} ({parts}){host}"
+def _on_host(need: Need) -> str:
+    """What is offloaded, in words."""
+    offloaded = need.host - need.snapshot
+    return f", and {gib(offloaded)} on the host" if offloaded else ""
 
 
 def _changes(
