@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from llm.model.activations import FULL
 from llm.settings import ModelSettings, PretrainSettings
-from llm.train.step_sizes import Step, largest_matrix
+from llm.train.step_sizes import FIRST_BLOCK, Step, largest_matrix
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "buffers")
 MIB = 2**20
@@ -109,7 +109,8 @@ def _whole(s: Step) -> Iterator[Moment]:
     always = {"weights": s.all, "optimizer": s.states_apart}
     before = s.all if s.adds_up else 0
     for name, acts, buffers, waiting in s.forward():
-        yield _moment(name, always, before + waiting, acts, buffers)
+        alone = name == FIRST_BLOCK and not s.adds_up  # then those of all later blocks are there
+        yield _moment(name, always, s.all if alone else before + waiting, acts, buffers)
     # Gradients of earlier micro-batches are added to one by one; only shared weights wait, for both sides.
     twice = (s.table if s.adds_up else 0) + s.again
     yield _moment("the end of the backward", always, s.all + twice, s.acts.stream, 0)
@@ -144,9 +145,9 @@ def _zero12(s: Step) -> Iterator[Moment]:
     for name, acts, buffers, waiting in s.forward():
         # A GPU's bucket is there as a whole from the first gradient on, a CPU's page by page as it fills.
         filled = bucket if waiting and s.reserved else 0
-        if early and waiting and not s.reserved and "first" in name:
+        if early and waiting and not s.reserved and name == FIRST_BLOCK:
             filled = one
-        if not early and "first" in name:
+        if not early and name == FIRST_BLOCK:
             waiting = max(waiting, s.all - before)
         yield _moment(name, always, before + waiting, acts, buffers + filled + fixed, host)
     late = s.table + s.again if early else s.all + s.again + (s.table if s.adds_up else 0)
@@ -203,7 +204,7 @@ def _zero3(s: Step) -> Iterator[Moment]:
     one = s.sized(s.bucket)
     bucket = one if s.zero["contiguous_gradients"] else 0
     for name, acts, buffers, waiting in s.forward():
-        whole = {**always, "weights": always["weights"] + (s.table if "first" in name else gathered)}
+        whole = {**always, "weights": always["weights"] + (s.table if name == FIRST_BLOCK else gathered)}
         yield _moment(name, whole, own + waiting, acts, buffers + bucket, host)
     yield _moment(
         "the end of the backward", always, own + s.table + s.again, s.acts.stream, bucket + s.table, host
