@@ -45,8 +45,9 @@ def check_result(path: Path) -> list[dict[str, object]]:
         assert row["ratio"] == (None if row["peer"] is None else row["ours"] / row["peer"])
         assert (row["met"] is None) == (row["goal"] is None)
         if row["goal"]:
-            of, sign, bound = row["goal"].split()
-            assert row["met"] == (row[of] >= float(bound) if sign == ">=" else row[of] <= float(bound))
+            *least, of, sign, bound = row["goal"].split()
+            met = row[of] >= float(bound) if sign == ">=" else row[of] <= float(bound)
+            assert row["met"] == (met and (not least or row[of] >= float(least[0])))
     return list(result["rows"])
 
 
@@ -57,6 +58,9 @@ def check_result(path: Path) -> list[dict[str, object]]:
         (Row("a", "t/s", 94.0, 100.0, "bare", "ratio >= 0.95"), 0.94, False),
         (Row("a", "MiB", 4.0, goal="ours <= 4"), None, True),
         (Row("a", "MiB", 4.1, goal="ours <= 4"), None, False),
+        (Row("a", "MiB", 90.0, 100.0, "rss", "0.9 <= ratio <= 1.1"), 0.9, True),
+        (Row("a", "MiB", 89.0, 100.0, "rss", "0.9 <= ratio <= 1.1"), 0.89, False),
+        (Row("a", "MiB", 111.0, 100.0, "rss", "0.9 <= ratio <= 1.1"), 1.11, False),
         (Row("a", "t/s", 9.0, 3.0, "bare"), 3.0, None),
         (Row("a", "t/s", 9.0, goal="ratio >= 0.5"), None, False),  # no peer: never met
     ],
