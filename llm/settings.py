@@ -166,6 +166,14 @@ class ValidationSettings(Settings):
         None, "samples of a validation on the way (default: all); the last one always takes all", ge=1
     )
     batch: int = free(16, "samples that one worker evaluates at once", ge=1)
+    where: Literal["trainer", "workers"] = free(
+        "trainer", "trainer: the training stops for it; workers: it goes on, and another Ray worker takes "
+        "the checkpoint just written (`every` must then be a multiple of checkpoint.every)"
+    )  # fmt: skip
+    cpus: int = free(
+        1, "where: workers: CPUs of that worker, beside those that train (it has a GPU, too, where the "
+        "training has some and one is free)", ge=1
+    )  # fmt: skip
 
 
 class SampleSettings(Settings):
@@ -377,6 +385,18 @@ class PretrainSettings(Settings):
                 f"checkpoint.every ({self.checkpoint.every}) and validation.every ({self.validation.every}) "
                 f"have none in common before step {self.steps}"
             )
+        if self.validation.where == "workers":
+            if self.launch == "here":
+                raise ValueError(
+                    "validation.where 'workers' needs Ray, and launch is 'here': set launch to ray, or "
+                    "validation.where to trainer"
+                )
+            if self.validation.every % self.checkpoint.every:
+                raise ValueError(
+                    "validation.where 'workers' takes the checkpoint just written: validation.every "
+                    f"({self.validation.every}) must be a multiple of checkpoint.every "
+                    f"({self.checkpoint.every})"
+                )
         if self.launch == "here" and self.workers.min != 1:
             raise ValueError(f"launch 'here' runs one worker, workers is {self.workers}")
         return self

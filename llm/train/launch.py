@@ -90,8 +90,10 @@ def launch(
 
             with ray_session(cluster):
                 check_output_place(out, "pretrain.out")
+                validation = settings.validation
                 cpus = cpus_for_each(
-                    settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster
+                    settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster,
+                    ("pretrain.validation.cpus", validation.cpus if validation.where == "workers" else 0),
                 )  # fmt: skip
                 begin()
                 _tell_of_start(run, f"{settings.workers} worker{'s' * (settings.workers.max > 1)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +19,31 @@ from cluster.places import ObjectPath, PlaceError
 from data_jobs import open_corpus
 from llm.data.batches import micro_steps
 from llm.data.loader import Loader
-from llm.data.validation import validation_of_corpus
-from llm.model import Model, make_model
+from llm.model import make_model
 from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
-from llm.train.checkpoints.retention import Keep
-from llm.train.checkpoints.save import (
-    CheckpointFailed,
-    CheckpointSaver,
-    best_of,
-    committed_folders,
-    sweep_torn,
-)
+from llm.train.checkpoints.retention import Beside, Keep
+from llm.train.checkpoints.save import CheckpointFailed, CheckpointSaver, committed_folders, sweep_torn
 from llm.train.engine import Engine
 from llm.train.group import Group
-from llm.train.guard import finite
 from llm.train.loop import Parts, train
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
 from llm.train.rewind import Rewinder, plan_of
-from llm.train.run_folder import RunFolder, StopSign, environment, read_lines
+from llm.train.run_folder import RunFolder, StopSign, environment, joined_lines, read_lines
 from llm.train.run_order import check_goes_on, even_micro_batch, make_rule, shared_order
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
+from llm.train.summary import model_size, write_summary
 from llm.train.tracking import LineFile, MetricsFile, Sink, Tracker
-from llm.train.validate import Measured, measure
+from llm.train.validate import split_size, validate_corpus
+from llm.train.validations import CHECKPOINT, LateRows, Needs, late_losses
 
+LOOK_SECONDS, REMOTE_LOOK_SECONDS = 2.0, 15.0  # between two looks for numbers of validations beside
 OUT_OF_MEMORY = (
     "out of memory: lower pretrain.micro_batch (the batch stays as it is), raise pretrain.zero_stage or "
     "pretrain.workers, or set pretrain.offload"
@@ -123,9 +118,7 @@ def _failed_before(folder: RunFolder, job: Job) -> bool:
 def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     model_settings = ModelSettings.model_validate(job.model)
     settings = PretrainSettings.model_validate(job.pretrain)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    make_deterministic()
     cache = Cache(*job.cache)
     corpus = open_corpus(job.corpus, "read", cache)
     corpus.bring(group.rank * len(corpus.shards) // group.world)
@@ -186,25 +179,30 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         send_logs()
         writer.check()
 
-    kept = Keep(settings.checkpoint.keep, settings.checkpoint.keep_every, settings.checkpoint.keep_best)
+    elsewhere = settings.validation.where == "workers"
+
+    def beside() -> Beside:
+        return read_beside(folder, settings)
+
+    kept = keep_of(settings)
     saver = CheckpointSaver(
         folder.checkpoints, engine, group.rank, group.world, attempt, kept, record,
-        before_commit, around.beat,
+        before_commit, around.beat, beside,
     )  # fmt: skip
     tracker = make_tracker(job, folder, settings, state, logs)
     stop_sign = StopSign(folder.stop, watch=group.rank == 0)
-    val_tokens, val_bytes = split_size(corpus, "val")
+    late = late_rows(folder) if elsewhere and len(tracker.sinks) > 1 else None
 
-    def validate(max_rows: int | None) -> dict[str, float]:
-        if not val_tokens:
-            return {}
-        batch = settings.validation.batch
-        rows = validation_of_corpus(
-            corpus, "val", settings.length, batch, group.rank, group.world, max_rows, rule=rule,
-            plans=folder.plans,
-        )  # fmt: skip
-        found = measure(model, engine.forward, rows, group, around.beat)
-        return validation_values(found, lambda: val_bytes * rows.tokens / val_tokens)
+    def log_line(values: dict[str, Any]) -> None:
+        tracker.log(values | {"attempt": attempt})
+        tracker.log_late(late.take() if late else [])
+
+    def validate(step: int, most: int | None) -> dict[str, Any]:
+        if elsewhere and step > 0:  # the checkpoint of this step is validated; before the first there is none
+            return {CHECKPOINT: folder_name(step, saver.attempt)} if split_size(corpus, "val")[0] else {}
+        return validate_corpus(
+            corpus, settings, rule, folder.plans, model, engine.forward, group, most, around.beat
+        )
 
     def write_samples(step: int) -> None:
         tokenizer, wanted = corpus.tokenizer, settings.samples
@@ -236,7 +234,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         engine=engine,
         loader=Loader(corpus, "train", order, plan, group.rank, group.world, micro_batch),
         saver=saver,
-        log=lambda values: tracker.log(values | {"attempt": attempt}),
+        log=log_line,
         validate=validate,
         write_samples=write_samples,
         stop_wanted=stop_sign.is_there,
@@ -258,25 +256,22 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
                 ) from None
             around.beat()
         state, last = train(parts, state)
-        if state.step == settings.steps and "val_loss" not in last:
-            last = last | validate(None)  # resumed after the very last checkpoint
-        if group.rank == 0 and state.step == settings.steps:
-            send_logs()
-            write_summary(folder, job, settings, model, state, last, group.world)
+        if state.step == settings.steps and not elsewhere:
+            if "val_loss" not in last:
+                last = last | validate(state.step, None)  # resumed after the very last checkpoint
+            if group.rank == 0:
+                send_logs()
+                write_summary(folder, job.run_id, settings, model_size(model), state, last, group.world)
         exit_code = 0
     finally:
         stop_sign.close()
         saver.settle()
+        if late is not None:
+            late.close()
+            tracker.log_late(late.take())
         tracker.finish(exit_code)
         for log in logs[1:]:
             log.close()
-
-
-def validation_values(found: Measured, size: Callable[[], float]) -> dict[str, float]:
-    """The numbers of a validation by their names in metrics.jsonl; `size`: bytes of text that were seen."""
-    if "loss" in found.sums:
-        return {"val_loss": found.loss, "bits_per_byte": found.bits_per_byte(size())}
-    return {"val_loss": found.loss, **{f"val_{name}": value for name, value in found.means.items()}}
 
 
 def make_engine(objective: Objective, settings: PretrainSettings, group: Group, micro_batch: int) -> Engine:
@@ -302,62 +297,48 @@ def make_tracker(
     assert isinstance(metrics, MetricsFile)
     sinks: list[Sink] = [metrics]
     if settings.wandb.mode != "disabled":
-        from llm.train.wandb_run import WandbRun
-
-        config = {"model": job.model, "pretrain": job.pretrain}
-        place = folder.path
-        if isinstance(place, ObjectPath):
-            place = job.scratch
-            place.mkdir(parents=True, exist_ok=True)
-        sinks.append(WandbRun(place, state.wandb_id, settings.wandb, config, read_lines(folder.metrics)))
+        sinks.append(open_wandb(job, folder, settings, state.wandb_id, joined_lines(folder)))
     return Tracker(sinks)
 
 
-def split_size(corpus: Any, split: str) -> tuple[int, int]:
-    """Tokens and bytes of a split over its sources."""
-    streams = [corpus.stream(name, split) for name in corpus.sources(split)]
-    return sum(s.tokens for s in streams), sum(s.bytes for s in streams)
+def open_wandb(
+    job: Job, folder: RunFolder, settings: PretrainSettings, run_id: str, earlier: Sequence[dict[str, Any]]
+) -> Sink:
+    """The W&B run, new or going on. `earlier`: lines that it may have got already."""
+    from llm.train.wandb_run import WandbRun
+
+    place = folder.path
+    if isinstance(place, ObjectPath):
+        place = job.scratch
+        place.mkdir(parents=True, exist_ok=True)
+    config = {"model": job.model, "pretrain": job.pretrain}
+    return WandbRun(place, run_id, settings.wandb, config, earlier)
 
 
-def write_summary(
-    folder: RunFolder,
-    job: Job,
-    settings: PretrainSettings,
-    model: Model,
-    state: RunState,
-    last: dict[str, Any],
-    workers: int,
-) -> None:
-    """The finished run in one file; that it exists says that the run is finished."""
-    rows = list(read_lines(folder.metrics))
-    rates = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
-    first = next((row["val_loss"] for row in rows if "val_loss" in row), None)
-    summary = {
-        "finished": True,
-        "run_id": job.run_id,
-        "parameters": model_size(model),
-        "workers": workers,
-        "engine": settings.engine,
-        "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
-        "steps": state.step,
-        "tokens": state.tokens,
-        "loss": next((row["loss"] for row in reversed(rows) if row.get("loss") is not None), None),
-        "first_val_loss": first,
-        "val_loss": last.get("val_loss"),
-        "bits_per_byte": last.get("bits_per_byte"),
-        **{name: value for name, value in last.items() if name.startswith("val_")},
-        "tokens_per_second": rates[len(rates) // 2] if rates else None,
-        "attempts": len({row["attempt"] for row in rows}),
-        "skipped_steps": state.guard.skipped,
-        "best_checkpoint": best_of(folder.checkpoints),
-        "state": asdict(state),
-    }
-    places.write_json(folder.summary, finite(summary))
+def late_rows(folder: RunFolder) -> LateRows:
+    """What validations beside the training find while this one is on, for W&B."""
+    seconds = REMOTE_LOOK_SECONDS if places.is_remote(folder.path) else LOOK_SECONDS
+    return LateRows(lambda: read_lines(folder.validation), seconds)
 
 
-def model_size(model: Model) -> int:
-    """Parameters of the whole model, also where ZeRO 3 has cut them up."""
-    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
+def read_beside(folder: RunFolder, settings: PretrainSettings) -> Beside:
+    """What a sweep must know of validations beside the training."""
+    found = list(read_lines(folder.validation))
+    if settings.validation.where == "trainer":
+        return Beside(late_losses(found))
+    return Beside(late_losses(found), Needs(settings, found))
+
+
+def keep_of(settings: PretrainSettings) -> Keep:
+    wanted = settings.checkpoint
+    return Keep(wanted.keep, wanted.keep_every, wanted.keep_best)
+
+
+def make_deterministic() -> None:
+    """The same numbers from the same weights, in this process."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def work_here(job: Job) -> None:
