@@ -57,7 +57,7 @@ def validate_checkpoint(
 
 
 class Evaluator:
-    """Made by Ray in a process that ends with it: what it does to its process touches no worker."""
+    """Made by Ray in a process of its own, which ends when nothing waits: nothing of it reaches a trainer."""
 
     def __init__(self, job: dict[str, Any], cpus: int, device: str) -> None:
         self.job, self.device = Job(**job), torch.device(device)

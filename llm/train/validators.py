@@ -50,19 +50,28 @@ RETRY_SECONDS = 5.0
 TRIES = 3
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Place:
+    """An evaluator, and what it has of the cluster, or wants."""
+
+    resources: dict[str, float]
+    actor: Any
+    placed: Any
+    """Resolves when Ray has found room for it."""
+    since: float
+
+    def is_found(self) -> bool:
+        return _is_done(self.placed)
+
+
+@dataclass(frozen=True)
 class _Work:
     """A checkpoint under validation."""
 
     folder: Place
     step: int
     most: int | None
-    resources: dict[str, float]
-    actor: Any
-    placed: Any
-    """Resolves when Ray has found room for it."""
     result: Any
-    since: float
 
 
 class Validators:
@@ -82,13 +91,14 @@ class Validators:
         self._seconds = REMOTE_POLL_SECONDS if places.is_remote(self.run.path) else POLL_SECONDS
         self._at_start = {folder.name for folder in committed_folders(self.run.checkpoints)}
         self._rows = self._unfinished_again(list(read_lines(self.run.validation)))
+        self._place: _Place | None = None
         self._work: _Work | None = None
         self._own: dict[str, bool] = {}
         self._tries: dict[str, int] = {}
         self._not_before = 0.0
-        self._lacking: float | None = None
+        self._pending_since: float | None = None
         self._told_of_lack = False
-        self._end = threading.Event()
+        self._end_of_watch = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="validators", daemon=True)
 
     def __enter__(self) -> Validators:
@@ -97,12 +107,12 @@ class Validators:
 
     def __exit__(self, *_: object) -> None:
         self._leave()
-        self._stop_work()
+        self._end_evaluator()
 
     def held(self) -> dict[str, float]:
         """What an evaluator has of the cluster at this moment."""
-        work = self._work
-        return dict(work.resources) if work is not None and _is_done(work.placed) else {}
+        there = self._place
+        return dict(there.resources) if there is not None and there.is_found() else {}
 
     def finish(self, stop_wanted: Callable[[], bool]) -> None:
         """After the last step: validate what is left, the last checkpoint first, then write the summary.
@@ -143,35 +153,35 @@ class Validators:
         summarise(self.run, self.job.run_id, self.settings, reader, numbers)
 
     def _watch(self) -> None:
-        while not self._end.wait(self._seconds):
+        while not self._end_of_watch.wait(self._seconds):
             try:
                 self._step()
             except Superseded:
                 return  # who trains finds it out, too
             except Exception as error:  # neither Ray's answers nor a full disk are worth a training
                 print(f"warning: validation: {error}", file=sys.stderr, flush=True)
-                self._end.wait(RETRY_SECONDS)
+                self._end_of_watch.wait(RETRY_SECONDS)
 
     def _leave(self) -> None:
         """The thread ends; whoever called goes on alone."""
-        self._end.set()
+        self._end_of_watch.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _step(self) -> bool:
         """One look at everything; False where there was nothing to do."""
-        waiting = self._waiting()
-        if self._work is None and not waiting:
-            return False
-        self._pass_over(waiting)
-        if self._group_lacks_room():
-            self._stop_work()
-            return True
         if self._work is not None:
             self._look(self._work)
-        elif time.monotonic() >= self._not_before:
+        waiting = self._waiting()
+        self._pass_over(waiting)
+        busy = self._work is not None or bool(waiting)
+        if busy and self._group_lacks_room():
+            self._end_evaluator()
+        elif self._work is None and waiting and time.monotonic() >= self._not_before:
             self._start(waiting[0])
-        return True
+        elif self._work is None:
+            self._end_evaluator()  # its room is wanted by others
+        return busy
 
     def _waiting(self) -> list[Place]:
         """Committed checkpoints that need a validation, newest first, without the one that has it now."""
@@ -191,45 +201,47 @@ class Validators:
         return self._own[folder.name] and step_of(folder) != self.settings.steps
 
     def _start(self, folder: Place) -> None:
+        there = self._place = self._place or self._new_evaluator()
+        step, most = step_of(folder), most_samples(step_of(folder), self.settings)
+        self._work = _Work(folder, step, most, there.actor.validate.remote(str(folder), step, most))
+
+    def _new_evaluator(self) -> _Place:
         cpus = self.settings.validation.cpus
         gpus = 1 if self.gpu and ray.available_resources().get("GPU", 0) >= 1 else 0
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
-        actor = (
-            ray.remote(Evaluator).options(**options).remote(vars(self.job), cpus, "cuda" if gpus else "cpu")
-        )
-        step = step_of(folder)
-        most = most_samples(step, self.settings)
-        self._work = _Work(
-            folder, step, most, self.share | ({"GPU": 1.0} if gpus else {}), actor,
-            actor.is_there.remote(), actor.validate.remote(str(folder), step, most), time.monotonic(),
-        )  # fmt: skip
+        made = ray.remote(Evaluator).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+        actor = made.remote(vars(self.job), cpus, "cuda" if gpus else "cpu")
+        resources = self.share | ({"GPU": 1.0} if gpus else {})
+        return _Place(resources, actor, actor.is_there.remote(), time.monotonic())
 
     def _look(self, work: _Work) -> None:
-        """What has become of an evaluator."""
+        """What has become of a validation."""
+        there = self._place
+        assert there is not None
         if not _is_done(work.result):
-            if not _is_done(work.placed) and time.monotonic() - work.since > PATIENCE_SECONDS:
-                self._tell_of_lack(work)
+            if not there.is_found() and time.monotonic() - there.since > PATIENCE_SECONDS:
+                self._tell_of_lack(work, there)
             return
         self._told_of_lack = False
         try:
             found = ray.get(work.result)
         except Exception as error:  # the process died, or what it raised
             self._failed(work, error)
+            self._end_evaluator()
         else:
             fault_point("validation.found", step=work.step)
             self._record(work, found)
             say(f"validation of step {work.step}: {_in_words(found)}")
-        self._stop_work()
+            self._work = None
 
     def _failed(self, work: _Work, error: Exception) -> None:
         if work.folder not in committed_folders(self.run.checkpoints):
             return  # a rewind or a sweep took it away
         tries = self._tries[work.folder.name] = self._tries.get(work.folder.name, 0) + 1
-        why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        why = _why(error)
         self._not_before = time.monotonic() + RETRY_SECONDS
-        again = "; it is tried again" if tries < TRIES else f", {TRIES} times: left out"
+        again = "it is tried again" if tries < TRIES else "it is left out"
         print(
-            f"warning: the validation of step {work.step} failed{again}: {why}", file=sys.stderr, flush=True
+            f"warning: the validation of step {work.step} failed, {again}: {why}", file=sys.stderr, flush=True
         )
         if tries >= TRIES:
             self._record(work, {"failed": why})
@@ -278,34 +290,41 @@ class Validators:
             number.endswith(job) and group["state"] in ("PENDING", "RESCHEDULING")
             for number, group in placement_group_table().items()
         )
-        if not pending:
-            self._lacking = None
-            return False
-        self._lacking = self._lacking or time.monotonic()
-        return time.monotonic() - self._lacking > PLACE_SECONDS
+        self._pending_since = (self._pending_since or time.monotonic()) if pending else None
+        return pending and time.monotonic() - (self._pending_since or 0.0) > PLACE_SECONDS
 
-    def _tell_of_lack(self, work: _Work) -> None:
+    def _tell_of_lack(self, work: _Work, there: _Place) -> None:
         if not self._told_of_lack:
             self._told_of_lack = True
-            wanted = ", ".join(f"{amount:g} {name}" for name, amount in work.resources.items())
+            wanted = ", ".join(f"{amount:g} {name}" for name, amount in there.resources.items())
             print(
                 f"waiting: the validation of step {work.step} needs {wanted}, and none is free beside the "
                 "workers that train. Training goes on; lower pretrain.workers or pretrain.cpus_per_worker to "
                 "make room",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
-        if "GPU" in work.resources:  # the one that was free is another's: then without
-            self._stop_work()
+        if "GPU" in there.resources:  # the one that was free is another's: then without
+            self._end_evaluator()
 
-    def _stop_work(self) -> None:
-        """End the evaluator, wherever it is; what it was at waits again, if it has no line."""
-        if self._work is not None:
-            work, self._work = self._work, None
-            ray.kill(work.actor)
+    def _end_evaluator(self) -> None:
+        """Wherever it is; what it was at waits again, if it has no line."""
+        there, self._place, self._work = self._place, None, None
+        if there is not None:
+            ray.kill(there.actor)
 
 
 def _is_done(reference: Any) -> bool:
     return bool(ray.wait([reference], timeout=0)[0])
+
+
+def _why(error: Exception) -> str:
+    """In a line; of what the evaluator raised its own words."""
+    if "OutOfMemory" in repr(error):
+        return "out of memory: it needs room for the weights twice, in fp32"
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process died"
+    cause = getattr(error, "cause", None) or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
 
 
 def _in_words(found: Row) -> str:

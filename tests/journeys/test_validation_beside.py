@@ -17,6 +17,7 @@ BESIDE = (*ONE, "--pretrain.validation.where", "workers", "--cluster.num_cpus", 
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_driver_makes_validations_up(home: Home) -> None:
     """SIGKILL when the first number is found; the same command has all of them, and everything else alike."""
