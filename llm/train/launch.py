@@ -76,7 +76,7 @@ def launch(
     """Train to the end. `begin` makes the run folder, when nothing is left that could refuse it.
 
     A worker's RunError or UserError is raised here; signals make a checkpoint first."""
-    for leftover in (run.stop, run.failure):
+    for leftover in (run.stop, run.failure, run.trained):
         leftover.unlink(missing_ok=True)
     with Progress(run.metrics, settings.steps):
         if settings.launch == "here":

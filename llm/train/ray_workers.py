@@ -63,7 +63,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     with _known_address(), Validators(job, settings, gpu) as validators:
         with _Watch(run, settings, bundle, validators):
             _fit_to_the_end(job, run, settings, bundle)
-        if _is_trained(run, settings) and not run.failure.exists():
+        if _is_trained(run, settings):
             validators.finish(lambda: _asked(run) not in ("", GROW))
 
 
@@ -143,11 +143,9 @@ def _failed(error: BaseException, most: int, saved: Sequence[Place]) -> RunError
 
 
 def _is_trained(run: RunFolder, settings: PretrainSettings) -> bool:
-    """Whether the last step was taken, and its checkpoint is there."""
-    if settings.validation.where == "workers":  # the summary comes later
-        return any(step_of(folder) >= settings.steps for folder in committed_folders(run.checkpoints)[:1])
+    """Whether the last step was taken, and the workers have said what there is to say."""
     summary = run.read_summary()
-    return summary is not None and summary["steps"] >= settings.steps
+    return (summary is not None and summary["steps"] >= settings.steps) or run.trained.exists()
 
 
 class _Watch:

@@ -76,6 +76,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def trained(self) -> Place:
+        """The summary without its last validation, while that is still to come from other workers."""
+        return self.path / ".trained.json"
+
+    @property
     def stop(self) -> Place:
         """A file that asks the workers to make a checkpoint and end."""
         return self.path / ".stop"
@@ -177,7 +182,7 @@ def read_metrics(run: str | Place) -> list[dict[str, Any]]:
 
 def joined_lines(folder: RunFolder) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, with what validations beside the training have found since."""
-    return join(read_lines(folder.metrics), read_lines(folder.validation))
+    return list(join(read_lines(folder.metrics), read_lines(folder.validation)))
 
 
 def open_run(

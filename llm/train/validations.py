@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,14 +35,14 @@ def numbers_of(row: Row) -> dict[str, Any]:
     return {name: row[name] for name in row if name.startswith("val_") or name == "bits_per_byte"}
 
 
-def join(rows: Iterable[Row], found: Iterable[Row]) -> list[dict[str, Any]]:
+def join(rows: Iterable[Row], found: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """Lines of metrics.jsonl with the numbers that came later, each in the line of its checkpoint.
 
     A checkpoint that the run went back from, or that was damaged and passed over, has no line any more: its
     numbers are left out.
     """
     late = {row[CHECKPOINT]: numbers_of(row) for row in found if LOSS in row}
-    return [{**row, **late.get(row.get(CHECKPOINT, ""), {})} for row in rows]
+    return ({**row, **late.get(row.get(CHECKPOINT, ""), {})} for row in rows)
 
 
 def late_losses(found: Iterable[Row]) -> dict[str, float]:

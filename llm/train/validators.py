@@ -6,6 +6,7 @@ no step; where the workers' reservation finds no place, it is ended at once.
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -21,15 +22,14 @@ from cluster.cache import Cache
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
 from cluster.lease import Pass, Superseded
-from cluster.places import Place
+from cluster.places import ObjectPath, Place
 from data_jobs import open_corpus
 from llm.settings import PretrainSettings
-from llm.train.checkpoints.load import CheckpointReader
-from llm.train.checkpoints.save import committed_folders, step_of, sweep, val_loss_of
+from llm.train.beside import keep_of, read_beside
+from llm.train.checkpoints.save import best_of, committed_folders, step_of, sweep, val_loss_of
 from llm.train.evaluator import Evaluator
 from llm.train.progress import say
 from llm.train.run_folder import RunFolder, read_lines
-from llm.train.summary import summarise
 from llm.train.validate import split_size
 from llm.train.validations import (
     CHECKPOINT,
@@ -37,11 +37,12 @@ from llm.train.validations import (
     SENT_AGAIN,
     Needs,
     Row,
+    late_losses,
     most_samples,
     numbers_of,
     passed_over,
 )
-from llm.train.worker import Job, keep_of, open_wandb, read_beside
+from llm.train.worker import Job
 
 POLL_SECONDS, REMOTE_POLL_SECONDS = 0.5, 5.0  # between two looks for new checkpoints
 PLACE_SECONDS = 1.0  # that the workers' reservation may wait beside an evaluator
@@ -137,20 +138,25 @@ class Validators:
                 f"the model is trained ({last}), and its last validation failed: {row.get('failed')}. The "
                 "same command tries it again; with --pretrain.validation.where trainer the workers do it"
             )
-        self._close(last, numbers_of(row or {}), self._rows[sent:])
-
-    def _close(self, last: Place, numbers: Row, unsent: Sequence[Row]) -> None:
-        """Summary, the last sweep, and W&B for what came when its run was over in the workers."""
         Pass(**self.job.lease).check()
         sweep(last, keep_of(self.settings), read_beside(self.run, self.settings))
-        reader = CheckpointReader(last, weights_only=True)
-        if unsent and self.settings.wandb.mode != "disabled":
-            wandb = open_wandb(self.job, self.run, self.settings, reader.state.wandb_id, [])
-            for row in unsent:
-                if LOSS in row:
-                    wandb.log({"step": row["step"], **numbers_of(row)})
+        summary = json.loads(self.run.trained.read_bytes()) | numbers_of(row or {})
+        summary["best_checkpoint"] = best_of(self.run.checkpoints, late_losses(self._rows))
+        self._send(summary["state"]["wandb_id"], [row for row in self._rows[sent:] if LOSS in row])
+        places.write_json(self.run.summary, summary)
+        self.run.trained.unlink(missing_ok=True)
+
+    def _send(self, run_id: str, rows: Sequence[Row]) -> None:
+        """To W&B, what was found when its run was over in the workers."""
+        if rows and self.settings.wandb.mode != "disabled":
+            from llm.train.wandb_run import WandbRun
+
+            place = self.job.scratch if isinstance(self.run.path, ObjectPath) else self.run.path
+            config = {"model": self.job.model, "pretrain": self.job.pretrain}
+            wandb = WandbRun(place, run_id, self.settings.wandb, config, [])
+            for row in rows:
+                wandb.log({"step": row["step"], **numbers_of(row)})
             wandb.finish(0)
-        summarise(self.run, self.job.run_id, self.settings, reader, numbers)
 
     def _watch(self) -> None:
         while not self._end_of_watch.wait(self._seconds):

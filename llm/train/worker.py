@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,25 @@ from cluster.places import ObjectPath, PlaceError
 from data_jobs import open_corpus
 from llm.data.batches import micro_steps
 from llm.data.loader import Loader
-from llm.model import make_model
+from llm.model import Model, make_model
 from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
+from llm.train.beside import keep_of, late_rows, read_beside
 from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
-from llm.train.checkpoints.retention import Beside, Keep
-from llm.train.checkpoints.save import CheckpointFailed, CheckpointSaver, committed_folders, sweep_torn
+from llm.train.checkpoints.retention import Beside
+from llm.train.checkpoints.save import (
+    CheckpointFailed,
+    CheckpointSaver,
+    best_of,
+    committed_folders,
+    sweep_torn,
+)
 from llm.train.engine import Engine
 from llm.train.group import Group
+from llm.train.guard import finite
 from llm.train.loop import Parts, train
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
@@ -38,12 +46,10 @@ from llm.train.run_folder import RunFolder, StopSign, environment, joined_lines,
 from llm.train.run_order import check_goes_on, even_micro_batch, make_rule, shared_order
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
-from llm.train.summary import model_size, write_summary
 from llm.train.tracking import LineFile, MetricsFile, Sink, Tracker
 from llm.train.validate import split_size, validate_corpus
-from llm.train.validations import CHECKPOINT, LateRows, Needs, late_losses
+from llm.train.validations import CHECKPOINT, late_losses
 
-LOOK_SECONDS, REMOTE_LOOK_SECONDS = 2.0, 15.0  # between two looks for numbers of validations beside
 OUT_OF_MEMORY = (
     "out of memory: lower pretrain.micro_batch (the batch stays as it is), raise pretrain.zero_stage or "
     "pretrain.workers, or set pretrain.offload"
@@ -256,12 +262,11 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
                 ) from None
             around.beat()
         state, last = train(parts, state)
-        if state.step == settings.steps and not elsewhere:
-            if "val_loss" not in last:
-                last = last | validate(state.step, None)  # resumed after the very last checkpoint
-            if group.rank == 0:
-                send_logs()
-                write_summary(folder, job.run_id, settings, model_size(model), state, last, group.world)
+        if state.step == settings.steps and "val_loss" not in last and not elsewhere:
+            last = last | validate(state.step, None)  # resumed after the very last checkpoint
+        if group.rank == 0 and state.step == settings.steps:
+            send_logs()
+            write_summary(folder, job, settings, model, state, last, group.world)
         exit_code = 0
     finally:
         stop_sign.close()
@@ -297,41 +302,15 @@ def make_tracker(
     assert isinstance(metrics, MetricsFile)
     sinks: list[Sink] = [metrics]
     if settings.wandb.mode != "disabled":
-        sinks.append(open_wandb(job, folder, settings, state.wandb_id, joined_lines(folder)))
+        from llm.train.wandb_run import WandbRun
+
+        config = {"model": job.model, "pretrain": job.pretrain}
+        place = folder.path
+        if isinstance(place, ObjectPath):
+            place = job.scratch
+            place.mkdir(parents=True, exist_ok=True)
+        sinks.append(WandbRun(place, state.wandb_id, settings.wandb, config, read_lines(folder.metrics)))
     return Tracker(sinks)
-
-
-def open_wandb(
-    job: Job, folder: RunFolder, settings: PretrainSettings, run_id: str, earlier: Sequence[dict[str, Any]]
-) -> Sink:
-    """The W&B run, new or going on. `earlier`: lines that it may have got already."""
-    from llm.train.wandb_run import WandbRun
-
-    place = folder.path
-    if isinstance(place, ObjectPath):
-        place = job.scratch
-        place.mkdir(parents=True, exist_ok=True)
-    config = {"model": job.model, "pretrain": job.pretrain}
-    return WandbRun(place, run_id, settings.wandb, config, earlier)
-
-
-def late_rows(folder: RunFolder) -> LateRows:
-    """What validations beside the training find while this one is on, for W&B."""
-    seconds = REMOTE_LOOK_SECONDS if places.is_remote(folder.path) else LOOK_SECONDS
-    return LateRows(lambda: read_lines(folder.validation), seconds)
-
-
-def read_beside(folder: RunFolder, settings: PretrainSettings) -> Beside:
-    """What a sweep must know of validations beside the training."""
-    found = list(read_lines(folder.validation))
-    if settings.validation.where == "trainer":
-        return Beside(late_losses(found))
-    return Beside(late_losses(found), Needs(settings, found))
-
-
-def keep_of(settings: PretrainSettings) -> Keep:
-    wanted = settings.checkpoint
-    return Keep(wanted.keep, wanted.keep_every, wanted.keep_best)
 
 
 def make_deterministic() -> None:
@@ -339,6 +318,51 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def write_summary(
+    folder: RunFolder,
+    job: Job,
+    settings: PretrainSettings,
+    model: Model,
+    state: RunState,
+    last: dict[str, Any],
+    workers: int,
+) -> None:
+    """The finished run in one file; that it exists says that the run is finished.
+
+    Where others validate, theirs is the last word: then what is known without them goes to another file.
+    """
+    rows = joined_lines(folder)
+    rates = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
+    first = next((row["val_loss"] for row in rows if "val_loss" in row), None)
+    summary = {
+        "finished": True,
+        "run_id": job.run_id,
+        "parameters": model_size(model),
+        "workers": workers,
+        "engine": settings.engine,
+        "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "loss": next((row["loss"] for row in reversed(rows) if row.get("loss") is not None), None),
+        "first_val_loss": first,
+        "val_loss": last.get("val_loss"),
+        "bits_per_byte": last.get("bits_per_byte"),
+        **{name: value for name, value in last.items() if name.startswith("val_")},
+        "tokens_per_second": rates[len(rates) // 2] if rates else None,
+        "attempts": len({row["attempt"] for row in rows}),
+        "skipped_steps": state.guard.skipped,
+        "best_checkpoint": best_of(folder.checkpoints, late_losses(read_lines(folder.validation))),
+        "state": asdict(state),
+    }
+    beside = settings.validation.where == "workers"
+    places.write_json(folder.trained if beside else folder.summary, finite(summary))
+
+
+def model_size(model: Model) -> int:
+    """Parameters of the whole model, also where ZeRO 3 has cut them up."""
+    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
 
 
 def work_here(job: Job) -> None:

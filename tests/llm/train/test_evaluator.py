@@ -14,6 +14,7 @@ from data_jobs import open_corpus
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.evaluator import validate_checkpoint
+from llm.train.run_folder import RunFolder
 from llm.train.worker import Job
 from tests.llm.folders import make_corpus
 from tests.llm.train.processes import run_workers
@@ -94,6 +95,7 @@ def test_training_is_the_same_and_names_its_checkpoints(corpus: str, tmp_path: P
     names = {step_of(f): f.name for f in committed_folders(tmp_path / "beside/checkpoints")}
     assert {row["step"]: row["checkpoint"] for row in beside if "checkpoint" in row} == names
     assert (tmp_path / "own/summary.json").exists() and not (tmp_path / "beside/summary.json").exists()
+    assert RunFolder(tmp_path / "beside").trained.exists(), "for whoever adds the last validation"
 
 
 def test_a_line_is_there_for_each_validation(corpus: str, tmp_path: Path) -> None:

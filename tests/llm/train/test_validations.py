@@ -38,6 +38,10 @@ def found_of(checkpoint: str, step: int, loss: float | None = 2.0, most: int | N
     }
 
 
+def joined(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(join(rows, found))
+
+
 def test_due_are_the_multiples_and_the_last() -> None:
     assert [step for step in range(1, 26) if is_due(step, settings_of())] == [10, 20, 25]
     assert [step for step in range(1, 26) if is_due(step, settings_of(every=0))] == [25]
@@ -52,17 +56,17 @@ def test_a_number_stands_at_the_line_of_its_checkpoint() -> None:
         found_of("again", 10, 2.0),
         {"step": 20, "checkpoint": "later", "failed": "x"},
     ]
-    assert join(rows, late) == [
+    assert joined(rows, late) == [
         {"step": 9},
         {"step": 10, "checkpoint": "again", "loss": 3.0, "val_loss": 2.0, "bits_per_byte": 1.5},
     ]
-    assert join(rows, late[:1]) == rows
-    assert join(rows, []) == rows
+    assert joined(rows, late[:1]) == rows
+    assert joined(rows, []) == rows
 
 
 def test_the_last_line_of_a_checkpoint_counts() -> None:
     """Validated on the way, and again over all samples when it became the last."""
-    assert join(
+    assert joined(
         [{"step": 25, "checkpoint": "c"}], [found_of("c", 25, 2.0), found_of("c", 25, 2.5, None)]
     ) == [{"step": 25, "checkpoint": "c", "val_loss": 2.5, "bits_per_byte": 1.5}]
 
