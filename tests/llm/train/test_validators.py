@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -182,25 +183,36 @@ def sleeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ray_here", "quick", "sleeper")
-def test_it_makes_room_for_the_workers(corpus: str, tmp_path: Path) -> None:
-    """A reservation that wants all four CPUs: the evaluator is ended, and none is started beside it."""
-    import ray
-    from ray.util import placement_group, remove_placement_group
-
+def test_it_makes_room_for_the_workers(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All four CPUs reserved: it waits, and says so. A reservation that wants them: it is ended at once."""
+    monkeypatch.setattr(validators, "PATIENCE_SECONDS", 0.2)
     settings, job = trained(corpus, tmp_path / "run")
     with hold(tmp_path / "run") as lease:
         job = Job(**{**asdict(job), "lease": asdict(lease.of_workers)})
+        with all_cpus(), Validators(job, settings, gpu=False) as beside:
+            until(lambda: "waiting: the validation of step 6 needs 1 CPU" in capfd.readouterr().err)
         with Validators(job, settings, gpu=False) as beside:
-            until(lambda: bool(beside.held()))
-            assert beside.held() == {"CPU": 1.0}
-            group = placement_group([{"CPU": 1}] * 4)
-            try:
-                ray.get(group.ready(), timeout=60)
+            until(lambda: beside.held() == {"CPU": 1.0})
+            with all_cpus():
                 assert beside.held() == {}
-            finally:
-                remove_placement_group(group)
-            until(lambda: bool(beside.held()))
+            until(lambda: beside.held() == {"CPU": 1.0})
     assert found_in(tmp_path / "run") == []
+
+
+@contextlib.contextmanager
+def all_cpus() -> Iterator[None]:
+    """A reservation of them, as Ray Train makes for its workers; for the time that it has its place."""
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([{"CPU": 1}] * 4)
+    try:
+        ray.get(group.ready(), timeout=60)
+        yield
+    finally:
+        remove_placement_group(group)
 
 
 def until(holds: Callable[[], bool], seconds: float = 60) -> None:
