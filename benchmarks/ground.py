@@ -66,14 +66,18 @@ class Ground:
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The recipe's corpus, by the real command; a quick one without Ray. No val split: none is timed."""
-        out = self.folder / "corpus"
+        """The recipe's corpus, without a val split."""
+        return self.prepared("corpus", 0.0)
+
+    def prepared(self, name: str, val_fraction: float) -> Corpus:
+        """The recipe's corpus in a folder of this name, by the real command; a quick one without Ray."""
+        out = self.folder / name
         self.say(f"preparing the corpus of {self.recipe.name}")
         if self.quick:
-            settings = self.recipe.need(CorpusSettings)
+            settings = self.recipe.need(CorpusSettings).model_copy(update={"val_fraction": val_fraction})
             Build(settings, out, list_files(settings.sources), run_here, lambda *_: None).run()
         else:
-            options = ("--corpus.out", str(out), "--corpus.val_fraction", "0")
+            options = ("--corpus.out", str(out), "--corpus.val_fraction", str(val_fraction))
             run_module(self.log(), "data_jobs.prepare", self.recipe_path, *options)
         return open_corpus(out)
 

@@ -135,6 +135,14 @@ class ValidationSettings(Settings):
         None, "samples of a validation on the way (default: all); the last one always takes all", ge=1
     )
     batch: int = free(16, "samples that one worker evaluates at once", ge=1)
+    where: Literal["trainer", "workers"] = free(
+        "trainer", "trainer: the training stops for it; workers: it goes on, and another Ray worker takes "
+        "the checkpoint just written (`every` must then be a multiple of checkpoint.every)"
+    )  # fmt: skip
+    cpus: int = free(
+        1, "where: workers: CPUs of that worker, beside those that train (it has a GPU, too, where the "
+        "training has some and one is free)", ge=1
+    )  # fmt: skip
 
 
 class SampleSettings(Settings):

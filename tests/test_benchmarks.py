@@ -18,6 +18,7 @@ from benchmarks.ground import TINY, Ground
 from benchmarks.loader import memory_row
 from benchmarks.rows import Row, table, write_result
 from benchmarks.train import WARM_UP, Pair, rate_of, row_of
+from benchmarks.validation import gaps_of
 from cluster.errors import RunError, UserError
 from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, PretrainSettings
@@ -127,6 +128,22 @@ def test_bare_loop_and_our_engine_compute_the_same() -> None:
         engine.norm()
         engine.step(rate)
         assert summed.item() / x.numel() == pytest.approx(theirs, abs=1e-5)
+
+
+def test_gaps_of_a_validation_last_until_its_numbers() -> None:
+    """On the trainer the one gap that it stands in; beside it all until it is found; the last has none."""
+    rows = [{"step": step, "time": 100.0 + step} for step in range(7)]
+    late = [
+        {"step": 2, "time": 104.5, "val_loss": 1.0},
+        {"step": 4, "time": 104.2, "passed_over": True},
+        {"step": 6, "time": 109.0, "val_loss": 1.0},
+    ]
+    gaps = gaps_of(rows, late, 1)
+    assert gaps.all == dict.fromkeys(range(1, 6), 1.0)
+    assert gaps.of_validations == [[1.0, 1.0, 1.0]]
+    trained = [row | ({"val_loss": 1.0} if row["step"] in (0, 2, 6) else {}) for row in rows]
+    trained[3]["time"] += 0.5
+    assert gaps_of(trained, [], 1).of_validations == [[1.5]]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
