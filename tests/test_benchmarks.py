@@ -219,13 +219,14 @@ def test_learning_takes_the_text_that_is_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_quick_run_of_stack_and_trainer(tmp_path: Path) -> None:
     assert main(["stack", "trainer", "--quick", "--out", str(tmp_path)]) == 0
     goals = {
         name: [row["goal"] for row in check_result(tmp_path / f"{name}.json")]
         for name in ("stack", "trainer")
     }
-    assert goals == {"stack": ["ratio >= 0.97"] * 2, "trainer": ["ratio >= 1.15"] * 2}
+    assert goals == {"stack": ["ratio >= 0.97"] * 2, "trainer": ["ratio >= 1.15"]}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
