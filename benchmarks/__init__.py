@@ -7,7 +7,7 @@ ground.py ── one prepared corpus for all ──> train.py     the whole stac
   │                                    │                  and loader_memory.py, a process to weigh
   │                                    └───> learning.py  validation losses beside GPT-2's, and curves.py
   ├ model_pairs.py: one architecture twice ─> models.py   speed and memory beside transformers
-  ├ engine.py, goodput.py: what surviving costs
+  ├ engine.py, goodput.py: what surviving costs          parity.py: losses beside torch alone
   └ rows.py: results/NAME.json, the table                 machine.py: where it was measured
 
 `python -m benchmarks.gpu`, one process without Ray: gpu.py with its cases in gpu_cases.py.

@@ -17,7 +17,7 @@ from cluster.recipe import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 # Each is benchmarks/NAME.py with a `run`, imported when it is run. In this order: the loader is compared with
 # the training that `train` has measured.
-BENCHMARKS = ("train", "loader", "models", "engine", "stack", "trainer", "learning", "goodput")
+BENCHMARKS = ("train", "loader", "models", "engine", "stack", "trainer", "learning", "goodput", "parity")
 PICTURES = ROOT / "docs" / "images"
 DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle; hours on 2
 cores. train: the whole stack beside a bare PyTorch loop. loader: the loader beside what training consumes,
@@ -25,7 +25,8 @@ and its memory. models: training, memory and generation beside transformers. eng
 starting and coming back after a kill cost. stack: the whole stack and the plain engine around a larger model
 beside a bare loop, and two workers beside one. trainer: one process beside transformers' Trainer. learning:
 validation losses beside transformers' GPT-2, with a picture. goodput: what is left of the time under kills.
-GPUs have a command of their own: python -m benchmarks.gpu --help."""
+parity: how far losses of every ZeRO stage, precision and optimizer are from torch alone. GPUs have a command
+of their own: python -m benchmarks.gpu --help."""
 
 
 def main(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.places import write_bytes
 
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 _GOAL = re.compile(rf"(?:({_NUMBER}) <= (?=.*<=))?(ratio|ours) (>=|<=) ({_NUMBER})")
 _SIGNS = {">=": operator.ge, "<=": operator.le}
 

@@ -35,10 +35,12 @@ from llm.train.checkpoints.save import (
     committed_folders,
     sweep_torn,
 )
+from llm.train.compiling import compile_model
 from llm.train.engine import Engine
 from llm.train.group import Group
 from llm.train.guard import finite
 from llm.train.loop import Parts, train
+from llm.train.loss_scale import with_scale
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
 from llm.train.rewind import Rewinder, plan_of
@@ -139,6 +141,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     model = model.to(group.device)
     objective = Objective(model, settings.precision, settings.z_loss)
     bare = bare_copy(objective)
+    model.activation_checkpointing = settings.activation_checkpointing
+    compile_model(objective, settings.compile)
     engine = make_engine(objective, settings, group, micro_batch)
     writer = Pass(**job.lease)
     if group.rank == 0:
@@ -157,6 +161,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
             )
 
     state = load_newest(folder.checkpoints, engine, group, check) or RunState(0, 0, 0, job.run_id)
+    state = with_scale(state, settings)
     plan = plan_of(settings, state.guard.left_out)
     attempt = group.new_attempt()
     record = {
@@ -249,6 +254,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     try:
         around.beat()
         if settings.selfcheck and state.step < settings.steps:
+            engine.loss_scale = state.loss_scale
             try:
                 check_gradients(engine, bare, parts.loader.batch(state.step), group, settings)
             except torch.OutOfMemoryError as error:
@@ -288,7 +294,7 @@ def make_engine(objective: Objective, settings: PretrainSettings, group: Group, 
     accumulation = micro_steps(settings.batch, group.world, micro_batch)
     return ZeroEngine(
         objective, settings.optimizer, group.world, settings.zero_stage, micro_batch, accumulation,
-        settings.offload,
+        settings.offload, settings.deepspeed,
     )  # fmt: skip
 
 
@@ -387,4 +393,14 @@ def _device_here(settings: PretrainSettings) -> torch.device:
     available = torch.cuda.is_available()
     if settings.device == "cuda" and not available:
         raise UserError("pretrain.device is cuda, and torch sees no GPU here: set it to cpu or auto")
-    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
+    use = available and settings.device != "cpu"
+    check_device(settings, use)
+    return torch.device("cuda" if use else "cpu")
+
+
+def check_device(settings: PretrainSettings, gpu: bool) -> None:
+    """UserError where what these settings ask for is not there without a GPU."""
+    if settings.precision == "fp16" and not gpu:
+        raise UserError(
+            "pretrain.precision is fp16 and there is no GPU: CPUs have no fast fp16; bf16 needs no loss scale"
+        )
