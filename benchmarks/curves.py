@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, LEFT, RIGHT = 760, 64, 24
-UPPER, LOWER = (64, 330), (396, 486)  # top and bottom of each panel
+UPPER, LOWER = (86, 340), (396, 486)  # top and bottom of each panel
 HEIGHT = 546
 COLORS = ("#0a5fbf", "#c2570c", "#2e7d32", "#7b3fa0")
 GRID, INK = "#d8dde3", "#1f2933"
@@ -47,7 +47,7 @@ def draw(title: str, curves: Sequence[Curve], unit: str = "nats/token", within: 
         _text(LEFT, 26, title, size=15, weight="bold"),
         *_legend(curves),
         *_grid(steps, losses, UPPER, lambda v: f"{v:g}"),
-        _text(LEFT, UPPER[0] - 8, f"validation loss, {unit}"),
+        _text(LEFT, UPPER[0] - 10, f"validation loss, {unit}"),
     ]
     for curve, color in zip(curves, COLORS, strict=False):
         parts.append(_line([(steps.at(s), losses.at(v)) for s, v in sorted(curve.ours.items())], color))
@@ -57,8 +57,8 @@ def draw(title: str, curves: Sequence[Curve], unit: str = "nats/token", within: 
     parts += [
         f'<rect x="{LEFT}" y="{shares.at(bound)}" width="{WIDTH - LEFT - RIGHT}" height="{band:.1f}" '
         'fill="#0a5fbf" fill-opacity="0.08"/>',
-        *_grid(steps, shares, LOWER, lambda v: f"{v:+g} %", [-bound, 0, bound]),
-        _text(LEFT, LOWER[0] - 8, f"ours over theirs; the band is {within:.1%} to each side"),
+        *_grid(steps, shares, LOWER, lambda v: f"{v:+g} %" if v else "0", [-bound, 0, bound]),
+        _text(LEFT, LOWER[0] - 8, f"ours over theirs; the band is {bound:g} % to each side"),
     ]
     for line, color in zip(apart, COLORS, strict=False):
         parts.append(_line([(steps.at(s), shares.at(v)) for s, v in line], color))

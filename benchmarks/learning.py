@@ -66,7 +66,7 @@ def run(ground: Ground) -> list[Row]:
         rows.append(row_of(own, corpus, seed, ours, theirs))
         ground.say(f"learning, {rows[-1].what}: {rows[-1].ours:.4f}, {rows[-1].peer:.4f}")
     ground.pictures["learning.svg"] = draw(
-        "Validation loss: Manta and transformers' GPT-2, the same start, batches and schedule", curves
+        "What Manta and transformers' GPT-2 learn from the same start and batches", curves
     )
     return rows
 
