@@ -12,8 +12,8 @@ from typing import Any
 
 from cluster.places import write_bytes
 
-_NUMBER = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
-_GOAL = re.compile(rf"(?:{_NUMBER} <= )?(ratio|ours) (>=|<=) {_NUMBER}")
+_NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+_GOAL = re.compile(rf"(?:({_NUMBER}) <= (?=.*<=))?(ratio|ours) (>=|<=) ({_NUMBER})")
 _SIGNS = {">=": operator.ge, "<=": operator.le}
 
 
@@ -21,7 +21,7 @@ _SIGNS = {">=": operator.ge, "<=": operator.le}
 class Row:
     """One measured number, beside a peer's where there is one.
 
-    `goal`: `ratio >= 0.95`, `ours <= 4` or `0.9 <= ratio <= 1.1`.
+    `goal`: `ratio >= 0.95`, `ours <= 4`, or from both sides `0.995 <= ratio <= 1.005`.
     """
 
     what: str
@@ -35,7 +35,7 @@ class Row:
     def __post_init__(self) -> None:
         if self.goal is not None and not _GOAL.fullmatch(self.goal):
             raise ValueError(
-                f"goal {self.goal!r}: say it as 'ratio >= 0.95', 'ours <= 4' or '0.9 <= ratio <= 1.1'"
+                f"goal {self.goal!r}: say it as 'ratio >= 0.95', 'ours <= 4' or '0.995 <= ratio <= 1.005'"
             )
 
     @property

@@ -85,7 +85,7 @@ def launch(
     """Train to the end. `begin` makes the run folder, when nothing is left that could refuse it.
 
     A worker's RunError or UserError is raised here; signals make a checkpoint first."""
-    for leftover in (run.stop, run.failure):
+    for leftover in (run.stop, run.failure, run.trained):
         leftover.unlink(missing_ok=True)
     with Progress(run.metrics, settings.steps):
         if settings.launch == "here":
@@ -103,8 +103,10 @@ def launch(
                 from llm.train.ray_workers import train_on_ray
 
                 check_output_place(out, "pretrain.out")
+                validation = settings.validation
                 cpus = cpus_for_each(
-                    settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster
+                    settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster,
+                    ("pretrain.validation.cpus", validation.cpus if validation.where == "workers" else 0),
                 )  # fmt: skip
                 begin()
                 _tell_of_start(run, f"{settings.workers} worker{'s' * (settings.workers.max > 1)}")

@@ -19,15 +19,15 @@ from cluster.places import ObjectPath, PlaceError
 from data_jobs import open_corpus
 from llm.data.batches import micro_steps
 from llm.data.loader import Loader
-from llm.data.validation import validation_of_corpus
 from llm.model import Model, make_model
 from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
+from llm.train.beside import keep_of, late_rows, read_beside
 from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
-from llm.train.checkpoints.retention import Keep
+from llm.train.checkpoints.retention import Beside
 from llm.train.checkpoints.save import (
     CheckpointFailed,
     CheckpointSaver,
@@ -45,12 +45,13 @@ from llm.train.objective import Objective
 from llm.train.out_of_memory import advice, is_out_of_memory
 from llm.train.plain import PlainEngine
 from llm.train.rewind import Rewinder, plan_of
-from llm.train.run_folder import RunFolder, StopSign, environment, read_lines
+from llm.train.run_folder import RunFolder, StopSign, environment, joined_lines, read_lines
 from llm.train.run_order import check_goes_on, even_micro_batch, make_rule, shared_order
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
 from llm.train.tracking import LineFile, MetricsFile, Sink, Tracker
-from llm.train.validate import Measured, measure
+from llm.train.validate import split_size, validate_corpus
+from llm.train.validations import CHECKPOINT, late_losses
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,7 @@ def _failed_before(folder: RunFolder, job: Job) -> bool:
 def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     model_settings = ModelSettings.model_validate(job.model)
     settings = PretrainSettings.model_validate(job.pretrain)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    make_deterministic()
     cache = Cache(*job.cache)
     corpus = open_corpus(job.corpus, "read", cache)
     corpus.bring(group.rank * len(corpus.shards) // group.world)
@@ -190,25 +189,30 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         send_logs()
         writer.check()
 
-    kept = Keep(settings.checkpoint.keep, settings.checkpoint.keep_every, settings.checkpoint.keep_best)
+    elsewhere = settings.validation.where == "workers"
+
+    def beside() -> Beside:
+        return read_beside(folder, settings)
+
+    kept = keep_of(settings)
     saver = CheckpointSaver(
         folder.checkpoints, engine, group.rank, group.world, attempt, kept, record,
-        before_commit, around.beat,
+        before_commit, around.beat, beside,
     )  # fmt: skip
     tracker = make_tracker(job, folder, settings, state, logs)
     stop_sign = StopSign(folder.stop, watch=group.rank == 0)
-    val_tokens, val_bytes = split_size(corpus, "val")
+    late = late_rows(folder) if elsewhere and len(tracker.sinks) > 1 else None
 
-    def validate(max_rows: int | None) -> dict[str, float]:
-        if not val_tokens:
-            return {}
-        batch = settings.validation.batch
-        rows = validation_of_corpus(
-            corpus, "val", settings.length, batch, group.rank, group.world, max_rows, rule=rule,
-            plans=folder.plans,
-        )  # fmt: skip
-        found = measure(model, engine.forward, rows, group, around.beat)
-        return validation_values(found, lambda: val_bytes * rows.tokens / val_tokens)
+    def log_line(values: dict[str, Any]) -> None:
+        tracker.log(values | {"attempt": attempt})
+        tracker.log_late(late.take() if late else [])
+
+    def validate(step: int, most: int | None) -> dict[str, Any]:
+        if elsewhere and step > 0:  # the checkpoint of this step is validated; before the first there is none
+            return {CHECKPOINT: folder_name(step, saver.attempt)} if split_size(corpus, "val")[0] else {}
+        return validate_corpus(
+            corpus, settings, rule, folder.plans, model, engine.forward, group, most, around.beat
+        )
 
     def write_samples(step: int) -> None:
         tokenizer, wanted = corpus.tokenizer, settings.samples
@@ -240,7 +244,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         engine=engine,
         loader=Loader(corpus, "train", order, plan, group.rank, group.world, micro_batch),
         saver=saver,
-        log=lambda values: tracker.log(values | {"attempt": attempt}),
+        log=log_line,
         validate=validate,
         write_samples=write_samples,
         stop_wanted=stop_sign.is_there,
@@ -263,8 +267,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
                 ) from None
             around.beat()
         state, last = train(parts, state)
-        if state.step == settings.steps and "val_loss" not in last:
-            last = last | validate(None)  # resumed after the very last checkpoint
+        if state.step == settings.steps and "val_loss" not in last and not elsewhere:
+            last = last | validate(state.step, None)  # resumed after the very last checkpoint
         if group.rank == 0 and state.step == settings.steps:
             send_logs()
             write_summary(folder, job, settings, model, state, last, group.world)
@@ -272,16 +276,12 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     finally:
         stop_sign.close()
         saver.settle()
+        if late is not None:
+            late.close()
+            tracker.log_late(late.take())
         tracker.finish(exit_code)
         for log in logs[1:]:
             log.close()
-
-
-def validation_values(found: Measured, size: Callable[[], float]) -> dict[str, float]:
-    """The numbers of a validation by their names in metrics.jsonl; `size`: bytes of text that were seen."""
-    if "loss" in found.sums:
-        return {"val_loss": found.loss, "bits_per_byte": found.bits_per_byte(size())}
-    return {"val_loss": found.loss, **{f"val_{name}": value for name, value in found.means.items()}}
 
 
 def make_engine(objective: Objective, settings: PretrainSettings, group: Group, micro_batch: int) -> Engine:
@@ -318,10 +318,11 @@ def make_tracker(
     return Tracker(sinks)
 
 
-def split_size(corpus: Any, split: str) -> tuple[int, int]:
-    """Tokens and bytes of a split over its sources."""
-    streams = [corpus.stream(name, split) for name in corpus.sources(split)]
-    return sum(s.tokens for s in streams), sum(s.bytes for s in streams)
+def make_deterministic() -> None:
+    """The same numbers from the same weights, in this process."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def write_summary(
@@ -333,8 +334,11 @@ def write_summary(
     last: dict[str, Any],
     workers: int,
 ) -> None:
-    """The finished run in one file; that it exists says that the run is finished."""
-    rows = list(read_lines(folder.metrics))
+    """The finished run in one file; that it exists says that the run is finished.
+
+    Where others validate, theirs is the last word: then what is known without them goes to another file.
+    """
+    rows = joined_lines(folder)
     rates = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
     first = next((row["val_loss"] for row in rows if "val_loss" in row), None)
     summary = {
@@ -354,10 +358,11 @@ def write_summary(
         "tokens_per_second": rates[len(rates) // 2] if rates else None,
         "attempts": len({row["attempt"] for row in rows}),
         "skipped_steps": state.guard.skipped,
-        "best_checkpoint": best_of(folder.checkpoints),
+        "best_checkpoint": best_of(folder.checkpoints, late_losses(read_lines(folder.validation))),
         "state": asdict(state),
     }
-    places.write_json(folder.summary, finite(summary))
+    beside = settings.validation.where == "workers"
+    places.write_json(folder.trained if beside else folder.summary, finite(summary))
 
 
 def model_size(model: Model) -> int:
