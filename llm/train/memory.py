@@ -92,12 +92,15 @@ def memory_of(
 
 
 def _resident(moments: Sequence[Moment], small: Sequence[Moment], engine: str) -> Moment:
-    """The peak of large blocks, with the most that small ones have taken at any moment."""
-    pairs = list(zip(moments, small, strict=True))
-    most = max(m.bytes for m in small)
-    moment, less = max(pairs, key=lambda pair: pair[0].bytes - pair[1].bytes)
-    kept = most - less.bytes + LIBRARIES[engine]
-    return moment._replace(parts=moment.parts | {"buffers": moment.parts["buffers"] + kept})
+    """The moment of most bytes, and among its buffers what a process holds beyond them.
+
+    That is the most that large blocks take at any moment, and the most that small ones have taken at any.
+    """
+    large = max(m.bytes - less.bytes for m, less in zip(moments, small, strict=True))
+    held = large + max(m.bytes for m in small) + LIBRARIES[engine]
+    moment = max(moments, key=lambda m: m.bytes)
+    buffers = moment.parts["buffers"] + held - moment.bytes
+    return moment._replace(parts=moment.parts | {"buffers": buffers})
 
 
 def _moments(step: Step) -> Iterator[Moment]:
