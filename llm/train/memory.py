@@ -163,7 +163,9 @@ def _zero12(s: Step) -> Iterator[Moment]:
         filled + fixed,
         host,
     )
-    rest = 0 if early else s.apart(s.whole - s.bucket)  # gradients that have not been through the bucket
+    rest = (
+        0 if early else s.apart(max(0, s.whole - s.bucket))
+    )  # gradients that have not been through the bucket
     own_before = before if early else 0
     flat = one if s.world > 1 and s.zero["reduce_scatter"] else 0
     partly = own if s.bucket < s.whole else 0
@@ -199,6 +201,7 @@ def _zero3(s: Step) -> Iterator[Moment]:
     gathered = 0
     if s.world > 1 or (s.gpu and offload.parameters != "none"):
         ahead = s.sized(min(s.whole, FULL * int(s.zero["stage3_prefetch_bucket_size"])))
+        # From the forward of a weight to its backward lie twice the weights behind it.
         live = min(s.whole, FULL * int(s.zero["stage3_max_reuse_distance"]) // 2)
         gathered = s.apart(live) + ahead
         copies = 1 if s.gpu else 2  # gloo gathers into a copy

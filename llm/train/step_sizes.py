@@ -125,8 +125,9 @@ class Step:
 
     @cached_property
     def bucket(self) -> int:
-        """Of the gradients that are exchanged at once, as much as is used."""
-        return min(FULL * int(self.zero["reduce_bucket_size"]), self.whole)
+        """Room for the gradients that are exchanged at once; of a CPU's what is used of it."""
+        size = FULL * int(self.zero["reduce_bucket_size"])
+        return size if self.reserved else min(size, self.whole)
 
     @cached_property
     def update(self) -> int:
