@@ -209,6 +209,12 @@ class WandbSettings(Settings):
         "auto", "auto: online where there is an API key, else offline"
     )
     project: str = free("manta", "project that the run appears in")
+    patience_seconds: float = free(
+        20.0,
+        "most seconds that W&B may take to open the run, before it is kept on disk instead, and to take what "
+        "is left after the last step; no step waits for it",
+        gt=0,
+    )
 
 
 class MaskingSettings(Settings):
@@ -341,6 +347,10 @@ class PretrainSettings(Settings):
         None, "when the corpus' digests are checked (default: at the start up to 2 GiB, else at first read)"
     )
     log_every: int = free(1, "steps between lines of metrics.jsonl", ge=1)
+    peak_tflops: float | None = free(
+        None, "dense TFLOP/s of one worker's device, by which mfu is measured (default: the published peak "
+        "of a GPU that is known)", gt=0
+    )  # fmt: skip
 
     guard: GuardSettings = plan(GuardSettings(), "steps that would harm the weights")
     selfcheck: bool = free(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cluster import places
 from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.lease import Pass, Superseded
-from cluster.places import ObjectPath, PlaceError
+from cluster.places import PlaceError
 from data_jobs import open_corpus
 from llm.data.batches import micro_steps
 from llm.data.loader import Loader
@@ -25,6 +26,7 @@ from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
+from llm.train.accounts import make_tracker, open_ledger, totals
 from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
 from llm.train.checkpoints.retention import Keep
@@ -38,7 +40,9 @@ from llm.train.checkpoints.save import (
 from llm.train.engine import Engine
 from llm.train.group import Group
 from llm.train.guard import finite
+from llm.train.ledger import Ledger
 from llm.train.loop import Parts, train
+from llm.train.mfu import Utilisation, measure_by
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
 from llm.train.rewind import Rewinder, plan_of
@@ -46,7 +50,8 @@ from llm.train.run_folder import RunFolder, StopSign, environment, read_lines
 from llm.train.run_order import check_goes_on, even_micro_batch, make_rule, shared_order
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
-from llm.train.tracking import LineFile, MetricsFile, Sink, Tracker
+from llm.train.step_clock import StepClock
+from llm.train.tracking import LineFile, MetricsFile, Tracker
 from llm.train.validate import Measured, measure
 
 OUT_OF_MEMORY = (
@@ -73,6 +78,8 @@ class Job:
     """What asks whether this start still writes the run (cluster.lease.Pass)."""
     cache: tuple[str, int | None] = ("", None)
     """Folder on each machine for what is read from an object store, and most bytes in it."""
+    began: float = field(default_factory=time.time)
+    """When this start of the command did, in Unix seconds."""
 
     @property
     def scratch(self) -> Path:
@@ -170,13 +177,19 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
         "generation": writer.generation,
     }
+    utilisation = measure_by(model_settings, job.vocab_size, settings, group)
     logs: list[LineFile] = []
+    ledger: Ledger | None = None
+    tracker = Tracker([])
     if group.rank == 0:
+        # Before the lines of lost steps are dropped: the last of them says until when it was worked on.
+        ledger = open_ledger(folder, job.launch, job.began, utilisation, writer)
         after = state.step if state.step else -1
-        logs = [
-            MetricsFile(folder.metrics, after, writer.check),
-            LineFile(folder.samples, after, writer.check),
-        ]
+        metrics = MetricsFile(folder.metrics, after, writer.check)
+        logs = [metrics, LineFile(folder.samples, after, writer.check)]
+        ledger.go_back(metrics.last())
+        config = {"model": job.model, "pretrain": job.pretrain, "mfu": utilisation.describe()}
+        tracker = make_tracker(folder, job.scratch, settings.wandb, state, config, metrics, around.beat)
 
     def send_logs() -> None:
         for log in logs:
@@ -191,7 +204,6 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         folder.checkpoints, engine, group.rank, group.world, attempt, kept, record,
         before_commit, around.beat,
     )  # fmt: skip
-    tracker = make_tracker(job, folder, settings, state, logs)
     stop_sign = StopSign(folder.stop, watch=group.rank == 0)
     val_tokens, val_bytes = split_size(corpus, "val")
 
@@ -228,14 +240,18 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     def forget(step: int) -> None:
         tracker.go_back(step)
         logs[1].go_back(step)
+        if ledger is not None:
+            ledger.go_back(logs[0].last())
 
     rewinder = Rewinder(settings, group, engine, saver, check, forget)
+    loader = Loader(corpus, "train", order, plan, group.rank, group.world, micro_batch)
     parts = Parts(
         settings=settings,
         group=group,
         engine=engine,
-        loader=Loader(corpus, "train", order, plan, group.rank, group.world, micro_batch),
+        loader=loader,
         saver=saver,
+        clock=StepClock(settings, group, loader, saver, utilisation, ledger),
         log=lambda values: tracker.log(values | {"attempt": attempt}),
         validate=validate,
         write_samples=write_samples,
@@ -262,7 +278,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
             last = last | validate(None)  # resumed after the very last checkpoint
         if group.rank == 0 and state.step == settings.steps:
             send_logs()
-            write_summary(folder, job, settings, model, state, last, group.world)
+            write_summary(folder, job, settings, model, state, last, group.world, utilisation, ledger)
         exit_code = 0
     finally:
         stop_sign.close()
@@ -270,6 +286,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         tracker.finish(exit_code)
         for log in logs[1:]:
             log.close()
+        if ledger is not None:
+            ledger.close()
 
 
 def validation_values(found: Measured, size: Callable[[], float]) -> dict[str, float]:
@@ -292,27 +310,6 @@ def make_engine(objective: Objective, settings: PretrainSettings, group: Group, 
     )  # fmt: skip
 
 
-def make_tracker(
-    job: Job, folder: RunFolder, settings: PretrainSettings, state: RunState, logs: Sequence[LineFile]
-) -> Tracker:
-    """metrics.jsonl and W&B, on the first worker."""
-    if not logs:
-        return Tracker([])
-    metrics = logs[0]
-    assert isinstance(metrics, MetricsFile)
-    sinks: list[Sink] = [metrics]
-    if settings.wandb.mode != "disabled":
-        from llm.train.wandb_run import WandbRun
-
-        config = {"model": job.model, "pretrain": job.pretrain}
-        place = folder.path
-        if isinstance(place, ObjectPath):
-            place = job.scratch
-            place.mkdir(parents=True, exist_ok=True)
-        sinks.append(WandbRun(place, state.wandb_id, settings.wandb, config, read_lines(folder.metrics)))
-    return Tracker(sinks)
-
-
 def split_size(corpus: Any, split: str) -> tuple[int, int]:
     """Tokens and bytes of a split over its sources."""
     streams = [corpus.stream(name, split) for name in corpus.sources(split)]
@@ -327,10 +324,11 @@ def write_summary(
     state: RunState,
     last: dict[str, Any],
     workers: int,
+    utilisation: Utilisation,
+    ledger: Ledger | None,
 ) -> None:
     """The finished run in one file; that it exists says that the run is finished."""
     rows = list(read_lines(folder.metrics))
-    rates = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
     first = next((row["val_loss"] for row in rows if "val_loss" in row), None)
     summary = {
         "finished": True,
@@ -346,7 +344,7 @@ def write_summary(
         "val_loss": last.get("val_loss"),
         "bits_per_byte": last.get("bits_per_byte"),
         **{name: value for name, value in last.items() if name.startswith("val_")},
-        "tokens_per_second": rates[len(rates) // 2] if rates else None,
+        **totals(rows, utilisation, ledger),
         "attempts": len({row["attempt"] for row in rows}),
         "skipped_steps": state.guard.skipped,
         "best_checkpoint": best_of(folder.checkpoints),
