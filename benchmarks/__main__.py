@@ -17,12 +17,13 @@ from cluster.recipe import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 # Each is benchmarks/NAME.py with a `run`, imported when it is run. In this order: the loader is compared with
 # the training that `train` has measured.
-BENCHMARKS = ("train", "loader", "models", "engine", "tracking", "goodput")
+BENCHMARKS = ("train", "loader", "models", "engine", "tracking", "goodput", "parity")
 DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle; over an hour on 2
 cores. train: the whole stack beside a bare PyTorch loop. loader: the loader beside what training consumes,
 and its memory. models: training, memory and generation beside transformers. engine: what saving, loading,
 starting and coming back after a kill cost. tracking: training while W&B does not answer. goodput: what is
-left of the time under kills."""
+left of the time under kills. parity: how far losses of every ZeRO stage, precision and optimizer are from
+torch alone."""
 
 
 def main(argv: list[str]) -> int:

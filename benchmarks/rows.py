@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.places import write_bytes
 
-_GOAL = re.compile(r"(ratio|ours) (>=|<=) (\d+(?:\.\d+)?)")
+_GOAL = re.compile(r"(ratio|ours) (>=|<=) (\d+(?:\.\d+)?(?:e-?\d+)?)")
 _SIGNS = {">=": operator.ge, "<=": operator.le}
 
 

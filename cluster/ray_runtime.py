@@ -23,6 +23,7 @@ from cluster.settings import ClusterSettings
 # Lines of Ray's own that read like errors and are none. The first comes with each group of workers: it warns
 # of a restart of the actor that watches for preemption, which is made anew with the next group anyway.
 NO_ERRORS = ("Actor with class name: 'PreemptionWatcher' and ID:",)
+_own = False
 PRINTER = "ray_print_logs"  # Ray's name for the driver's handler of its workers' lines
 
 
@@ -32,12 +33,11 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
 
     The cluster is `cluster.address`, else RAY_ADDRESS (set inside a `ray job`), else a new one here.
     """
+    global _own
     if ray.is_initialized():
         yield
         return
-    address = _address(settings)
-    # The controller of a training asks its workers this often; the default of 2 s is felt at start and end.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    address = address_of(settings)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no notice about a coming default
     if not sys.stderr.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
@@ -48,6 +48,7 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
         if address:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True)
         else:
+            _own = True
             # The dashboard stays on: Ray Train's controller asks it whether actors live.
             ray.init(
                 address="local",
@@ -65,7 +66,13 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
     try:
         yield
     finally:
+        _own = False
         ray.shutdown()
+
+
+def is_own_ray() -> bool:
+    """Whether the session is a Ray that was started here for it, on this one machine."""
+    return _own
 
 
 def _leave_out_no_errors() -> None:
@@ -95,7 +102,7 @@ def cpus_for_each(fewest: int, most: int, wanted: int | None, section: str, sett
     total = int(ray.cluster_resources().get("CPU", 0))
     largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
     cpus = wanted or max(1, min(largest, total // most))
-    if _address(settings) is None and cpus * fewest > total:
+    if address_of(settings) is None and cpus * fewest > total:
         raise UserError(
             f"{section}.workers {fewest} with {cpus} CPUs each do not fit into the {total} CPUs of this "
             f"machine: lower {section}.workers or {section}.cpus_per_worker"
@@ -103,7 +110,8 @@ def cpus_for_each(fewest: int, most: int, wanted: int | None, section: str, sett
     return cpus
 
 
-def _address(settings: ClusterSettings) -> str | None:
+def address_of(settings: ClusterSettings) -> str | None:
+    """Of the cluster to connect to; None: Ray is started here."""
     return settings.address or os.environ.get("RAY_ADDRESS")
 
 

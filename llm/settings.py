@@ -5,10 +5,25 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import model_validator
 
 from cluster.fields import Settings, free, identity, plan
+from llm.deepspeed_config import check_overrides
 from llm.presets import fill_in, shape_problems
+from llm.training_settings import (
+    CheckpointSettings,
+    GuardSettings,
+    LossScaleSettings,
+    MaskingSettings,
+    OffloadSettings,
+    OptimizerSettings,
+    SampleSettings,
+    ScheduleSettings,
+    ValidationSettings,
+    WandbSettings,
+    Workers,
+    ramp_problem,
+)
 
 
 class RotarySettings(Settings):
@@ -133,150 +148,6 @@ class ModelSettings(Settings):
         return self.window is None or (self.global_every is not None and layer % self.global_every == 0)
 
 
-class OptimizerSettings(Settings):
-    """AdamW (Loshchilov and Hutter 2019). Weight decay applies to matrices alone."""
-
-    kind: Literal["adamw"] = identity("adamw", "the optimizer")
-    lr: float = plan(1e-3, "peak learning rate", gt=0)
-    beta1: float = plan(0.9, "decay of the gradient's mean", ge=0, lt=1)
-    beta2: float = plan(0.95, "decay of the gradient's square", ge=0, lt=1)
-    eps: float = plan(1e-8, "added to the root of the square", gt=0)
-    weight_decay: float = plan(0.1, "decoupled decay of matrices, times the learning rate", ge=0)
-    clip: float = plan(1.0, "largest norm of the whole gradient; 0: no clipping", ge=0)
-
-
-class ScheduleSettings(Settings):
-    """Learning rate as a share of its peak, a pure function of the step."""
-
-    kind: Literal["constant", "linear", "cosine", "wsd"] = plan(
-        "cosine", "shape of the decay after the warm-up"
-    )
-    warmup_steps: int = plan(100, "steps of linear warm-up from zero", ge=0)
-    decay_steps: int | None = plan(None, "wsd: steps of the final decay (default: a fifth of all)", ge=0)
-    final: float = plan(0.1, "share of the peak that is left at the last step", ge=0, le=1)
-
-
-class ValidationSettings(Settings):
-    """Loss on the val split while training."""
-
-    every: int = free(
-        200, "steps between validations; 0: only before the first step and after the last", ge=0
-    )
-    max_samples: int | None = free(
-        None, "samples of a validation on the way (default: all); the last one always takes all", ge=1
-    )
-    batch: int = free(16, "samples that one worker evaluates at once", ge=1)
-
-
-class SampleSettings(Settings):
-    """Text that the model writes while it trains."""
-
-    every: int = free(0, "steps between samples; 0: at the end alone", ge=0)
-    prompts: tuple[str, ...] = free((), "what each sample begins with")
-    tokens: int = free(80, "tokens that each sample goes on", ge=1)
-
-
-class GuardSettings(Settings):
-    """What becomes of a step that would harm the weights. One that is not finite is always skipped."""
-
-    max_skips: int = free(10, "skipped steps in a row that end the run", ge=1)
-    spike_sigma: float | None = plan(
-        None, "a step whose loss or gradient norm is so many standard deviations above the mean of those "
-        "before it is a spike (OLMo-core: 6; default: spikes are not looked for)", gt=0
-    )  # fmt: skip
-    window: int = plan(128, "applied steps that this mean is of; half of them must be there", ge=4)
-    on_spike: Literal["skip", "rewind"] = plan(
-        "skip", "skip: the step changes no weight; rewind: back to the last checkpoint, and on without the "
-        "batches around the spike (PaLM, section 5.1)"
-    )  # fmt: skip
-    rewind_steps: int = plan(10, "rewind: steps before the spike whose batches are left out, too", ge=0)
-    max_rewinds: int = free(3, "rewind: how often, before the next spike ends the run", ge=1)
-
-
-class CheckpointSettings(Settings):
-    """When the run can be continued from, and how many of these points are kept."""
-
-    every: int = free(200, "steps between checkpoints (one is always made at the end)", ge=1)
-    keep: int = free(3, "newest checkpoints that are kept", ge=1)
-    keep_every: int | None = free(None, "those at multiples of this step are kept for good", ge=1)
-    keep_best: int = free(0, "so many with the lowest validation loss are kept, too", ge=0)
-
-
-class WandbSettings(Settings):
-    """Weights & Biases. Where no key is found, the run is kept on disk and can be synced later."""
-
-    mode: Literal["auto", "online", "offline", "disabled"] = free(
-        "auto", "auto: online where there is an API key, else offline"
-    )
-    project: str = free("manta", "project that the run appears in")
-    patience_seconds: float = free(
-        20.0,
-        "most seconds that W&B may take to open the run, before it is kept on disk instead, and to take what "
-        "is left after the last step; no step waits for it",
-        gt=0,
-    )
-
-
-class MaskingSettings(Settings):
-    """Which tokens a BERT must guess (Devlin et al. 2019, section 3.1)."""
-
-    share: float = plan(0.15, "share of the tokens that are guessed", gt=0, lt=1)
-    mask: float = plan(0.8, "share of those that are shown as [MASK]", ge=0, le=1)
-    random: float = plan(
-        0.1, "share of those that are shown as a random token; the rest is shown as it is", ge=0, le=1
-    )
-    whole_word: bool = plan(False, "all tokens of a word together")
-
-    @model_validator(mode="after")
-    def _shares_add_up(self) -> MaskingSettings:
-        if self.mask + self.random > 1 + 1e-9:
-            raise ValueError(f"mask ({self.mask}) and random ({self.random}) are more than 1 together")
-        return self
-
-
-class OffloadSettings(Settings):
-    """What DeepSpeed keeps in the host's memory instead of the GPU's: slower, and room for larger models."""
-
-    optimizer: Literal["none", "cpu"] = free("none", "ZeRO 1 to 3: optimizer states, and their update")
-    parameters: Literal["none", "cpu"] = free("none", "ZeRO 3: weights, while they are not used")
-
-
-class Workers(BaseModel):
-    """How many workers train: as many, or as many as the cluster has room for within bounds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min: int = Field(1, ge=1)
-    max: int = Field(ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_number(cls, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | dict | Workers):
-            raise ValueError("must be a number of workers, or {min: 1, max: 8}")
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1 worker")
-        return {"min": value, "max": value} if isinstance(value, int) else value
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Workers:
-        if self.min > self.max:
-            raise ValueError(f"min ({self.min}) is above max ({self.max})")
-        return self
-
-    @model_serializer
-    def _as_given(self) -> Any:
-        return self.min if self.min == self.max else {"min": self.min, "max": self.max}
-
-    def __str__(self) -> str:
-        return str(self.min) if self.min == self.max else f"{self.min} to {self.max}"
-
-    @property
-    def elastic(self) -> bool:
-        """Whether the number may change while the run is on."""
-        return self.min < self.max
-
-
 class PretrainSettings(Settings):
     """A corpus to a model."""
 
@@ -291,6 +162,10 @@ class PretrainSettings(Settings):
 
     steps: int = plan(1000, "optimizer steps", ge=1)
     batch: int = plan(32, "samples of a step, over all workers", ge=1)
+    batch_ramp: tuple[tuple[int, int], ...] = plan(
+        (),
+        "smaller batches at first: pairs [step, samples], so many samples a step until that one, then batch",
+    )
     length: int = plan(256, "tokens of a sample", ge=2)
     weights: dict[str, float] | None = plan(
         None, "share of each source in the samples (default: the sources' own weights)"
@@ -309,9 +184,11 @@ class PretrainSettings(Settings):
         0.0, "weight of the squared log of the softmax's sum (PaLM, section 5), 0: off", ge=0
     )
     lanes: int = plan(16384, "sequential readers of a source above 16 GiB; at least 16 x batch", ge=1)
-    precision: Literal["fp32", "bf16"] = plan(
-        "fp32", "bf16: matrix products in bfloat16 (autocast), weights and their updates in fp32"
-    )
+    precision: Literal["fp32", "bf16", "fp16"] = plan(
+        "fp32", "bf16, fp16: matrix products in 16 bits (autocast); weights, gradients and what is added up "
+        "are fp32; fp16: on GPUs, with a loss scale"
+    )  # fmt: skip
+    loss_scale: LossScaleSettings = plan(LossScaleSettings(), "fp16: by what the loss is multiplied")
     optimizer: OptimizerSettings = plan(OptimizerSettings(), "the optimizer")
     schedule: ScheduleSettings = plan(ScheduleSettings(), "the learning rate over time")
 
@@ -326,7 +203,18 @@ class PretrainSettings(Settings):
         1, "DeepSpeed ZeRO: 0 splits nothing, 1 optimizer states, 2 also gradients, 3 also weights"
     )
     offload: OffloadSettings = free(OffloadSettings(), "what is kept in the host's memory")
+    deepspeed: dict[str, Any] = free(
+        {}, "for experts: keys of DeepSpeed's own dict that replace ours (deepspeed.json has all); one that "
+        "it would ignore is refused"
+    )  # fmt: skip
     micro_batch: int = free(32, "most samples of one forward on one worker", ge=1)
+    activation_checkpointing: bool = free(
+        False, "keep each block's input alone and compute the rest again for its gradient (Chen et al. "
+        "2016): less memory, about a third more work"
+    )  # fmt: skip
+    compile: Literal["none", "blocks", "whole"] = free(
+        "none", "torch.compile of training: each block, or the whole model; the first steps take minutes"
+    )
     device: Literal["auto", "cpu", "cuda"] = free("auto", "what each worker computes on")
     cpus_per_worker: int | None = free(
         None, "CPU threads of each worker (default: the machine's CPUs over its workers)", ge=1
@@ -371,6 +259,11 @@ class PretrainSettings(Settings):
         for first, end in self.skip_samples:
             if not 0 <= first < end:
                 raise ValueError(f"skip_samples: range [{first}, {end}) is empty or negative")
+        if problem := ramp_problem(self.batch_ramp, self.batch, self.workers.max):
+            raise ValueError(problem)
+        if problem := self.schedule.problem(self.steps):
+            raise ValueError(problem)
+        self._engine_can()
         least = {"optimizer": 1, "parameters": 3}
         for name, stage in least.items():
             if getattr(self.offload, name) != "none" and (
@@ -390,6 +283,25 @@ class PretrainSettings(Settings):
         if self.launch == "here" and self.workers.min != 1:
             raise ValueError(f"launch 'here' runs one worker, workers is {self.workers}")
         return self
+
+    def _engine_can(self) -> None:
+        """ValueError where the engine would refuse late, ignore a field, or compute another thing."""
+        if self.precision == "fp16" and self.device == "cpu":
+            raise ValueError(
+                "precision fp16 is for GPUs, device is cpu: CPUs have no fast fp16, and bf16 needs no scale"
+            )
+        if self.precision != "fp16" and self.loss_scale != LossScaleSettings():
+            raise ValueError(f"loss_scale is for precision fp16, precision is {self.precision}")
+        if self.compile != "none" and self.engine == "deepspeed" and self.zero_stage == 3:
+            raise ValueError(
+                "compile with zero_stage 3: its hooks bring weights inside the forward and break the graphs "
+                "(github.com/pytorch/pytorch/issues/115484); use zero_stage 1 or 2, or compile none"
+            )
+        if self.deepspeed:
+            if self.engine != "deepspeed":
+                raise ValueError(f"deepspeed: engine is {self.engine}, nothing would read these keys")
+            if problems := check_overrides(self.deepspeed, self.zero_stage):
+                raise ValueError("deepspeed." + "; deepspeed.".join(problems))
 
 
 SECTIONS = {"model": ModelSettings, "pretrain": PretrainSettings}

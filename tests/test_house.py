@@ -43,7 +43,7 @@ CONTRACT = re.compile(
 )
 # What the rooms of llm may import from beside them: no entry file.
 ROOMS = ("model", "data", "train", "tasks", "pages", "exchange")
-SHARED = {"llm.settings", "llm.presets"}
+SHARED = {"llm.settings", "llm.presets", "llm.deepspeed_config"}
 
 
 def name_of(file: Path) -> str:

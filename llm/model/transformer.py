@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llm.model.attention import LayerCache, Runs, Sight, seen, with_distance
 from llm.model.parts import Block, make_norm
@@ -35,6 +36,8 @@ class Transformer(nn.Module):
         self.embed_norm = make_norm(settings) if bert else None
         self.blocks = nn.ModuleList(Block(settings, layer) for layer in range(settings.layers))
         self.final_norm = None if post else make_norm(settings)
+        self.activation_checkpointing = False
+        """Whether training keeps each block's input alone and computes the rest again."""
         self._tables(settings)
 
     def _tables(self, settings: ModelSettings) -> None:
@@ -76,7 +79,10 @@ class Transformer(nn.Module):
         x_BTD = self._embed(ids_BT, places, segments_BT)
         sight = self._sight(there[past:], there, places, documents_BT, x_BTD)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, sight, None if caches is None else caches[layer])
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, sight, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, sight, None if caches is None else caches[layer])
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
     def _embed(self, ids_BT: Tensor, places: Tensor, segments_BT: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.lease import Pass
 from cluster.places import ObjectPath, Place
-from llm.settings import WandbSettings
+from llm.settings import PretrainSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.ledger import Ledger
 from llm.train.mfu import Utilisation
@@ -33,22 +33,40 @@ def open_ledger(
 def make_tracker(
     folder: RunFolder,
     scratch: Path,
-    wandb: WandbSettings,
+    settings: PretrainSettings,
     state: RunState,
     config: dict[str, Any],
     metrics: MetricsFile,
+    ledger: Ledger,
     beat: Callable[[], None],
 ) -> Tracker:
-    """metrics.jsonl and W&B. `scratch`: where W&B's folder is for a run in an object store."""
+    """metrics.jsonl, W&B, the ledger. `scratch`: where W&B's folder is for a run in an object store."""
+    ledger.go_back(metrics.last())
     sinks: list[Sink] = [metrics]
-    if wandb.mode != "disabled":
+    if settings.wandb.mode != "disabled":
         place = folder.path
         if isinstance(place, ObjectPath):
             place = scratch
             place.mkdir(parents=True, exist_ok=True)
         earlier = _kept_lines(folder.metrics, state.step)
-        sinks.append(WandbFeed(place, state.wandb_id, wandb, config, earlier, beat))
-    return Tracker(sinks)
+        sinks.append(WandbFeed(place, state.wandb_id, settings.wandb, config, earlier, beat))
+    return Tracker([*sinks, _LedgerSink(ledger, metrics)])
+
+
+class _LedgerSink:
+    """Takes the ledger back with the lines, and closes it after the others."""
+
+    def __init__(self, ledger: Ledger, metrics: MetricsFile) -> None:
+        self.ledger, self.metrics = ledger, metrics
+
+    def log(self, values: dict[str, Any]) -> None:
+        """The lines have their times already."""
+
+    def go_back(self, step: int) -> None:
+        self.ledger.go_back(self.metrics.last())
+
+    def finish(self, exit_code: int) -> None:
+        self.ledger.close()
 
 
 def _kept_lines(metrics: Place, step: int) -> Iterable[dict[str, Any]]:

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,73 +33,28 @@ from deepspeed.runtime.utils import combine_grad_norm_groups
 from deepspeed.utils import safe_get_local_grad
 
 from cluster.errors import RunError
+from llm.deepspeed_config import zero_config
 from llm.model.inputs import Inputs
 from llm.settings import OffloadSettings, OptimizerSettings
-from llm.train.engine import OPTIMIZER_STATES, STATES, Fragment, create_adam_state, make_adamw, set_adam_step
+from llm.train.engine import STATES, WEIGHT, Fragment
 from llm.train.objective import Objective, What
+from llm.train.optimizers import (
+    Piece,
+    create_states,
+    in_one_piece,
+    make_optimizer,
+    set_updates,
+    states_by_name,
+)
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-# A step is skipped where the trainer wants it, and told by the trainer.
-logging.getLogger("DeepSpeed").addFilter(lambda record: "OVERFLOW! Skipping" not in record.getMessage())
+# A step is skipped where the trainer wants it, and told by the trainer. Optimizers are ours, and have tests.
+QUIET = ("OVERFLOW! Skipping", "untested optimizer")
+logging.getLogger("DeepSpeed").addFilter(lambda record: not any(w in record.getMessage() for w in QUIET))
 # It prints at each start that its operator is built. (The attribute `deepspeed.comm.torch` is torch itself.)
 vars(sys.modules["deepspeed.comm.torch"])["print"] = lambda *words: None
 # DeepSpeed 0.19 calls collectives under names that torch 2.13 has renamed: nothing that a user can mend.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-
-
-BUCKET = 500_000_000
-BUCKET_UNIT = 1024  # ZeRO 1 and 2 refuse one that is no multiple of 2
-
-
-def zero_config(
-    stage: int,
-    micro_batch: int,
-    accumulation: int,
-    clip: float,
-    parameters: int = BUCKET,
-    offload: OffloadSettings | None = None,
-) -> dict[str, Any]:
-    """The complete DeepSpeed dict: every key that we rely on, since defaults change between releases.
-
-    Buckets are no larger than the model: DeepSpeed allocates a whole one (2 GB at its default) in each step.
-    """
-    bucket = min(BUCKET, -(-parameters // BUCKET_UNIT) * BUCKET_UNIT)
-    offload = offload or OffloadSettings()
-    pinned = torch.cuda.is_available()
-    return {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": accumulation,
-        "managed_gradient_accumulation": True,
-        "gradient_clipping": clip,
-        "gradient_allreduce_op": "mean",
-        "prescale_gradients": False,
-        "gradient_predivide_factor": 1.0,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31 - 1,
-        "wall_clock_breakdown": False,
-        "fp16": {"enabled": False},
-        "bf16": {"enabled": False},
-        "torch_autocast": {"enabled": False},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {
-            "stage": stage,
-            "overlap_comm": False,
-            "reduce_scatter": True,
-            "contiguous_gradients": True,
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-            "round_robin_gradients": False,
-            "sub_group_size": 1_000_000_000,
-            "stage3_prefetch_bucket_size": 50_000_000,
-            "stage3_param_persistence_threshold": 100_000,
-            "stage3_max_live_parameters": 1_000_000_000,
-            "stage3_max_reuse_distance": 1_000_000_000,
-            "stage3_gather_16bit_weights_on_model_save": False,
-            "offload_optimizer": {"device": offload.optimizer, "pin_memory": pinned, "ratio": 1.0},
-            "offload_param": {"device": offload.parameters, "pin_memory": pinned},
-        },
-    }
 
 
 class ZeroEngine:
@@ -117,21 +73,25 @@ class ZeroEngine:
         micro_batch: int,
         accumulation: int,
         offload: OffloadSettings | None = None,
+        overrides: Mapping[str, Any] | None = None,
     ) -> None:
+        """`overrides`: keys of DeepSpeed's dict that replace ours (deepspeed_config.check_overrides)."""
         self.objective = objective
         self.world = world
         self.stage = stage
         self.partitioned = stage > 0
         self.clip = optimizer.clip
-        # Names are taken before ZeRO 3 replaces the parameters' data.
+        self.loss_scale = 1.0
+        # Names and shapes are taken before ZeRO 3 replaces the parameters' data.
         self.named = dict(objective.model.named_parameters())
+        self.states = states_by_name(objective, optimizer)
         self.config = zero_config(
             stage, micro_batch, accumulation, optimizer.clip, sum(p.numel() for p in self.named.values()),
-            offload,
+            offload, torch.cuda.is_available(), overrides,
         )  # fmt: skip
         self.engine, *_ = deepspeed.initialize(
             model=objective,
-            optimizer=make_adamw(objective, optimizer),
+            optimizer=make_optimizer(objective, optimizer, in_one_piece if stage == 0 else self._pieces),
             config=self.config,
             dist_init_required=False,
         )
@@ -141,22 +101,29 @@ class ZeroEngine:
     def accumulate(self, inputs: Inputs, scales: Tensor, last: bool) -> Tensor:
         self.engine.set_gradient_accumulation_boundary(last)
         sums: Tensor = self.engine(inputs)
-        self.engine.backward((sums * (scales * self.world)).sum(), scale_wrt_gas=False)
+        self.engine.backward((sums * (scales * (self.world * self.loss_scale))).sum(), scale_wrt_gas=False)
         if not last:
             self.engine.step()  # counts the micro-batch
         return sums.detach()
 
     def norm(self) -> float:
         if self.stage == 0:
-            gradients = [p.grad for p in self.named.values() if p.grad is not None]
-            return torch.nn.utils.get_total_norm(gradients).item()
+            return torch.nn.utils.get_total_norm(self._whole_gradients()).item() / self.loss_scale
         self._norm = self._measure()
-        return combine_grad_norm_groups(self._norm if self.stage == 3 else [self._norm]).item()
+        whole = combine_grad_norm_groups(self._norm if self.stage == 3 else [self._norm])
+        return whole.item() / self.loss_scale
 
     def step(self, lr: float) -> None:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
-        self.engine.step()
+        if self.stage == 0:
+            if self.loss_scale != 1:
+                torch._foreach_mul_(self._whole_gradients(), 1 / self.loss_scale)
+            self.engine.step()
+        else:
+            self.engine.optimizer.loss_scale = self.loss_scale
+            self.engine.step()
+            self.engine.optimizer.loss_scale = 1.0  # its backward would scale the loss, too
         if not self.engine.was_step_applied():
             raise RunError("DeepSpeed has left out an update by itself: the weights are as before this step")
 
@@ -191,7 +158,7 @@ class ZeroEngine:
         return fragments
 
     def restored(self, updates: int) -> None:
-        set_adam_step(self._torch_optimizer(), updates)
+        set_updates(self._torch_optimizer(), updates)
         zero = self.engine.optimizer
         if self.stage in (1, 2):
             zero.update_lp_params()
@@ -210,17 +177,51 @@ class ZeroEngine:
     def _torch_optimizer(self) -> torch.optim.Optimizer:
         return self.engine.optimizer.optimizer if self.partitioned else self.engine.optimizer
 
+    def _whole_gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.named.values() if p.grad is not None]
+
     def _create_states(self) -> None:
-        """Create AdamW's states before the first step, so that `held` is complete from the start."""
+        """Create the optimizer's states before the first step, so that `held` is complete from the start."""
         zero = self.engine.optimizer
         if self.stage == 0:
-            create_adam_state(zero, list(self.named.values()))
+            create_states(zero, [group["params"] for group in zero.param_groups])
         elif self.stage in (1, 2):
-            create_adam_state(zero.optimizer, zero.single_partition_of_fp32_groups)
+            create_states(zero.optimizer, [[flat] for flat in zero.single_partition_of_fp32_groups])
             zero._lazy_init_hp_params_optimizer_state()
         else:
-            create_adam_state(zero.optimizer, zero.fp32_partitioned_groups_flat)
-        set_adam_step(self._torch_optimizer(), 0)
+            flats: list[list[Tensor]] = [[] for _ in zero.optimizer.param_groups]
+            for number, flat in enumerate(zero.fp32_partitioned_groups_flat):
+                flats[zero.sub_group_to_group_id[number]].append(flat)
+            create_states(zero.optimizer, flats)
+        set_updates(self._torch_optimizer(), 0)
+
+    def _pieces(self, flat: Tensor, values: Tensor) -> Iterable[Piece]:
+        """Whole matrices of values [n] that stand as `flat`, this worker's part of some parameters, does."""
+        zero, rank = self.engine.optimizer, dist.get_rank()
+        here = values.to(self.engine.device)
+        gathered = here.new_empty(self.world * here.numel())
+        dist.all_gather_into_tensor(gathered, here)
+        if self.stage == 3:
+            (number,) = (i for i, other in enumerate(zero.fp32_partitioned_groups_flat) if other is flat)
+            parts = gathered.view(self.world, -1)
+            for parameter in zero.fp16_groups[number]:
+                _, offset, padded = zero.grad_position[zero.get_param_id(parameter)]
+                whole = parts[:, offset : offset + padded].reshape(-1)[: parameter.ds_numel]
+                start = rank * padded
+                length = min(padded, parameter.ds_numel - start)  # the last part is padded at its end
+                if length > 0:
+                    part = values.narrow(0, offset, length)
+                    yield Piece(whole.view(parameter.ds_shape), part, start)
+            return
+        (number,) = (i for i, other in enumerate(zero.single_partition_of_fp32_groups) if other is flat)
+        first, end = rank * values.numel(), (rank + 1) * values.numel()
+        at = 0
+        for parameter in zero.round_robin_bit16_groups[number]:
+            low, high = max(at, first), min(at + parameter.numel(), end)
+            if low < high:
+                whole = gathered[at : at + parameter.numel()].view(parameter.shape)
+                yield Piece(whole, values[low - first : high - first], low - at)
+            at += parameter.numel()
 
     def _take_over_norm(self) -> None:
         """DeepSpeed measures the gradient's norm in its `step`; here that takes what `norm` has measured."""
@@ -248,15 +249,14 @@ class ZeroEngine:
         """Where this worker's part of a parameter starts, and live views on its states; None: no part."""
         zero = self.engine.optimizer
         if self.stage == 0:
-            state = zero.state[parameter]
-            views = {"weight": parameter.detach().view(-1)}
-            return 0, views | {name: state[name].view(-1) for name in OPTIMIZER_STATES}
+            views = {WEIGHT: parameter.detach().view(-1)}
+            return 0, views | {name: values.view(-1) for name, values in _kept(zero.state[parameter])}
         if self.stage in (1, 2):
             mapping = parameter._hp_mapping
             if mapping is None:
                 return None
-            views = {"weight": mapping.get_hp_fragment().detach()}
-            views |= {name: mapping.get_optim_state_fragment(name) for name in OPTIMIZER_STATES}
+            views = {WEIGHT: mapping.get_hp_fragment().detach()}
+            views |= dict(_kept(mapping.optim_fragment or {}))
             return mapping.lp_fragment_address.start, views
         group, offset, padded = zero.grad_position[zero.get_param_id(parameter)]
         start = dist.get_rank() * padded
@@ -264,8 +264,13 @@ class ZeroEngine:
         if length <= 0:
             return None
         flat = zero.fp32_partitioned_groups_flat[group]
-        whole = {"weight": flat.detach()} | {n: zero.optimizer.state[flat][n] for n in OPTIMIZER_STATES}
-        return start, {state: whole[state].narrow(0, offset, length) for state in STATES}
+        whole = {WEIGHT: flat.detach()} | dict(_kept(zero.optimizer.state[flat]))
+        return start, {state: values.narrow(0, offset, length) for state, values in whole.items()}
+
+
+def _kept(state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """What an optimizer keeps for each element, in the order of `STATES`."""
+    return [(name, state[name]) for name in STATES if name in state]
 
 
 def build_ops() -> bool:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from llm.model.inputs import Inputs
-from llm.settings import OptimizerSettings
 from llm.train.objective import Objective, What
 
-OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq")
-STATES = ("weight", *OPTIMIZER_STATES)
+WEIGHT = "weight"
+# Every state that any optimizer keeps. Checkpoints tell states by their place in this list, and hold the
+# list: new ones come at its end.
+STATES = (WEIGHT, "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,15 @@ class Engine(Protocol):
     """Gradients and updates of one model over all workers.
 
     `partitioned`: each worker holds its own part of the state (ZeRO 1 to 3); else each holds all of it.
+    `states`: what is kept of each parameter, by name (of `STATES`).
+    `loss_scale`: by what losses are multiplied before their gradients are made, and gradients divided before
+    they are used; it may change between `step` or `skip` and the next `accumulate`.
     """
 
     objective: Objective
     partitioned: bool
+    states: dict[str, tuple[str, ...]]
+    loss_scale: float
 
     def accumulate(self, inputs: Inputs, scales: Tensor, last: bool) -> Tensor:
         """Add the gradient of the summed losses times `scales` [terms]; returns the sums [terms], detached.
@@ -45,6 +49,8 @@ class Engine(Protocol):
 
     def norm(self) -> float:
         """The gradient's norm before clipping, the same on all workers; not finite where an element is not.
+
+        Of the gradient itself: `loss_scale` is divided out.
 
         To be asked for once after a batch's last micro-batch, before `step` or `skip`.
         """
@@ -59,7 +65,8 @@ class Engine(Protocol):
         ...
 
     def gradients(self) -> list[Fragment]:
-        """This worker's part of the batch's gradient (state "gradient"), before `step` or `skip`."""
+        """This worker's part of the batch's gradient times `loss_scale` (state "gradient"), before `step` or
+        `skip`."""
         ...
 
     def forward(self, inputs: Inputs, what: What) -> Tensor:
@@ -80,41 +87,3 @@ class Engine(Protocol):
     def describe(self) -> dict[str, object]:
         """The complete settings of the engine below, for the run folder."""
         ...
-
-
-def parameter_groups(objective: Objective, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices with weight decay, vectors (norms, biases) without."""
-    parameters = list(objective.model.parameters())
-    groups: list[dict[str, object]] = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def make_adamw(objective: Objective, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """torch's AdamW, one kernel for all parameters."""
-    return torch.optim.AdamW(
-        parameter_groups(objective, settings.weight_decay),
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        fused=True,
-    )
-
-
-def create_adam_state(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
-    """Give each parameter the state that AdamW would create at its first step."""
-    for parameter in parameters:
-        state = optimizer.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            for name in OPTIMIZER_STATES:
-                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-
-
-def set_adam_step(optimizer: torch.optim.Optimizer, updates: int) -> None:
-    """Set the number of updates in every state (it enters the bias correction)."""
-    for state in optimizer.state.values():
-        if "step" in state:
-            state["step"].fill_(updates)

@@ -11,7 +11,7 @@ from cluster.errors import RunError
 from llm.data.ranges import Range
 from llm.settings import GuardSettings
 
-Why = Literal["loss", "gradient", "spike"]
+Why = Literal["loss", "gradient", "spike", "loss scale"]
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,10 @@ def after_applied(
     return replace(state, losses=(*state.losses, loss)[keep:], norms=(*state.norms, norm)[keep:])
 
 
-def after_skipped(state: GuardState) -> GuardState:
-    """The state after a step that was skipped."""
-    return replace(state, skipped=state.skipped + 1, in_row=state.in_row + 1)
+def after_skipped(state: GuardState, why: Why) -> GuardState:
+    """The state after a step that was skipped. One that was for its loss scale says nothing of the run."""
+    in_row = state.in_row + (why != "loss scale")
+    return replace(state, skipped=state.skipped + 1, in_row=in_row)
 
 
 def check_row(state: GuardState, settings: GuardSettings, step: int, samples: Range, told: str) -> None:

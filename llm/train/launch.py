@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -29,6 +31,8 @@ LOST_SECONDS = 10.0
 # How long the workers may take for the checkpoint after a signal. A network file system may show them the
 # wish a minute late.
 STOP_SECONDS = 120.0
+RAY_WORKERS = "llm.train.ray_workers"
+START_SECONDS = 20.0  # after which an elastic group is planned anew: a lost node may have been counted on
 
 
 def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, run: RunFolder) -> None:
@@ -86,10 +90,14 @@ def launch(
             _until_done(lambda: work_here(job), run, lease)
         else:
             say("starting Ray" if not cluster.address else f"connecting to Ray at {cluster.address}")
-            from cluster.ray_runtime import check_output_place, cpus_for_each, ray_session
-            from llm.train.ray_workers import train_on_ray
+            from cluster.ray_runtime import address_of, check_output_place, cpus_for_each, ray_session
 
+            _set_environment(settings, own=address_of(cluster) is None)
+            # It takes a second, and Ray's start is mostly waiting.
+            threading.Thread(target=importlib.import_module, args=(RAY_WORKERS,), daemon=True).start()
             with ray_session(cluster):
+                from llm.train.ray_workers import train_on_ray
+
                 check_output_place(out, "pretrain.out")
                 cpus = cpus_for_each(
                     settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster
@@ -104,6 +112,17 @@ def launch(
                     _raise_failure(run, job)  # what a worker said of it is more than that it failed
                     raise
     _raise_failure(run, job)
+
+
+def _set_environment(settings: PretrainSettings, own: bool) -> None:
+    """Ray Train's settings, which it has from the environment alone. `own`: Ray is started for this run."""
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings.hang_seconds)
+    # The controller asks its workers this often; the default of 2 s is felt at start and end.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if settings.workers.elastic:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
+    if own:  # nobody drains the one node; its watcher takes a processor from the workers' start
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 def _tell_of_start(run: RunFolder, workers: str) -> None:

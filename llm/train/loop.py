@@ -22,7 +22,8 @@ from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
 from llm.train.engine import Engine
 from llm.train.group import Group, join_digest, split_digest
-from llm.train.guard import after_applied, after_skipped, check_row, why_skip
+from llm.train.guard import GuardState, after_applied, after_skipped, check_row, why_skip
+from llm.train.loss_scale import after_step, is_overflow
 from llm.train.rewind import plan_of
 from llm.train.schedule import learning_rate
 from llm.train.step_clock import StepClock
@@ -73,10 +74,12 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
     with parts.loader.iterate(state.step, settings.steps) as batches:
         for batch in batches:
             fault_point("train.step", step=batch.step + 1, rank=parts.group.rank, sample=batch.numbers)
+            parts.engine.loss_scale = state.loss_scale
             counts = _count(parts, batch)
             sums = _exchange(parts, batch, counts, _accumulate(parts, batch, counts), parts.engine.norm())
             save_wanted |= sums.save
-            why = why_skip(sums.loss, sums.norm, state.guard, settings.guard)
+            overflow = is_overflow(sums.loss, sums.norm, state.loss_scale, settings)
+            why = "loss scale" if overflow else why_skip(sums.loss, sums.norm, state.guard, settings.guard)
             told = f"loss {sums.loss:.4g}, gradient norm {sums.norm:.4g}"
             if why == "spike" and (back := parts.rewind(state, parts.loader.plan, f"a spike ({told})")):
                 notes = {"rewound_from": batch.step + 1, "left_out": back.guard.left_out}
@@ -91,24 +94,20 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 guard = after_applied(state.guard, batch.step + 1, sums.loss, sums.norm, settings.guard)
             else:
                 parts.engine.skip()
-                guard = after_skipped(state.guard)
+                guard = after_skipped(state.guard, why)
                 notes |= {"skipped": why, "skipped_samples": ranges_of(batch.numbers)}
-            state = replace(
-                state,
-                step=batch.step + 1,
-                next_number=batch.next_number,
-                tokens=state.tokens + settings.batch * settings.length,
-                guard=guard,
-            )
+            scale = state.loss_scale
+            state = _after(state, batch, parts, guard, overflow)
             values = {
                 "loss": sums.loss,
                 **(sums.losses if len(sums.losses) > 1 else {}),
                 "lr": rate,
                 "grad_norm": sums.norm,
+                **({"loss_scale": scale} if settings.precision == "fp16" else {}),
                 "sample_digest": f"{sums.digest:016x}",
                 **notes,
             }
-            values = {"step": state.step, "time": time.time()} | values | clock.lap(state)
+            values = {"step": state.step, "time": time.time()} | values | clock.lap(state, len(batch.numbers))
             parts.beat()
             if sums.committed_step > seen_commit:
                 seen_commit = sums.committed_step
@@ -141,6 +140,23 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
     ):
         parts.on_commit(state.step)
     return state, values
+
+
+def _after(state: RunState, batch: Batch, parts: Parts, guard: GuardState, overflow: bool) -> RunState:
+    """The run's state after a step on this batch, which was skipped where its loss scale was too large."""
+    settings = parts.settings
+    scale = state.loss_scale, state.loss_scale_steps
+    if settings.precision == "fp16":
+        scale = after_step(*scale, overflow, settings.loss_scale)
+    return replace(
+        state,
+        step=batch.step + 1,
+        next_number=batch.next_number,
+        tokens=state.tokens + len(batch.numbers) * settings.length,
+        guard=guard,
+        loss_scale=scale[0],
+        loss_scale_steps=scale[1],
+    )
 
 
 def _count(parts: Parts, batch: Batch) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from llm.model import Model
 from llm.model.inputs import Inputs
 
 What = Literal["losses", "measures", "logits"]
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Objective(nn.Module):
@@ -24,18 +26,22 @@ class Objective(nn.Module):
     def __init__(self, model: Model, precision: str, z_loss: float = 0.0) -> None:
         super().__init__()
         self.model = model
-        self.bf16 = precision == "bf16"
-        if self.bf16:
+        self.dtype = TYPES.get(precision)
+        """Of the matrix products; None: of the weights."""
+        if self.dtype is not None:
             # Norms keep fp32 weights under autocast on purpose; torch tells each process once that it has no
             # fused kernel for that.
             warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
         self.z_loss = z_loss
+        self.compiled: Callable[[Inputs, float], Tensor] | None = None
+        """The model's `losses`, where they are compiled as a whole (llm.train.compiling)."""
 
     def forward(self, inputs: Inputs, what: What = "losses") -> Tensor:
         """Sums in the order of the model's `terms` or `measured`, or logits."""
-        with torch.autocast(inputs.ids.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(inputs.ids.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             if what == "losses":
-                return self.model.losses(inputs, self.z_loss)
-            if what == "measures":
-                return self.model.measures(inputs)
-            return self.model(inputs.ids)
+                losses = self.compiled or self.model.losses
+                return losses(inputs, self.z_loss)
+            # Rows of other lengths, now and then: compiling for them would take longer than they do.
+            with torch.compiler.set_stance("force_eager"):
+                return self.model.measures(inputs) if what == "measures" else self.model(inputs.ids)

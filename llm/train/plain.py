@@ -8,35 +8,40 @@ from torch import Tensor
 
 from llm.model.inputs import Inputs
 from llm.settings import OptimizerSettings
-from llm.train.engine import OPTIMIZER_STATES, Fragment, create_adam_state, make_adamw, set_adam_step
+from llm.train.engine import STATES, WEIGHT, Fragment
 from llm.train.objective import Objective, What
+from llm.train.optimizers import create_states, make_optimizer, set_updates, states_by_name
 
 
 class PlainEngine:
     """Engine (see engine.py) without partitions: gradients are summed over the workers in one all-reduce."""
 
     partitioned = False
+    loss_scale = 1.0
 
     def __init__(self, objective: Objective, optimizer: OptimizerSettings, world: int) -> None:
         self.objective = objective
         self.world = world
         self.clip = optimizer.clip
         self.parameters = list(objective.model.parameters())
-        self.optimizer = make_adamw(objective, optimizer)
-        create_adam_state(self.optimizer, self.parameters)
+        self.states = states_by_name(objective, optimizer)
+        self.optimizer = make_optimizer(objective, optimizer)
+        create_states(self.optimizer, [group["params"] for group in self.optimizer.param_groups])
 
     def accumulate(self, inputs: Inputs, scales: Tensor, last: bool) -> Tensor:
         sums: Tensor = self.objective(inputs)
-        (sums * scales).sum().backward()
+        (sums * (scales * self.loss_scale)).sum().backward()
         if last and self.world > 1:
             self._sum_gradients()
         return sums.detach()
 
     def norm(self) -> float:
-        self._norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        self._norm = torch.nn.utils.get_total_norm(self._gradients()) / self.loss_scale
         return self._norm.item()
 
     def step(self, lr: float) -> None:
+        if self.loss_scale != 1:
+            torch._foreach_mul_(self._gradients(), 1 / self.loss_scale)
         if self.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, self._norm)
         for group in self.optimizer.param_groups:
@@ -61,19 +66,23 @@ class PlainEngine:
     def held(self) -> list[Fragment]:
         fragments = []
         for name, parameter in self.objective.model.named_parameters():
-            fragments.append(Fragment(name, "weight", 0, parameter.detach().view(-1)))
-            for state in OPTIMIZER_STATES:
-                fragments.append(Fragment(name, state, 0, self.optimizer.state[parameter][state].view(-1)))
+            fragments.append(Fragment(name, WEIGHT, 0, parameter.detach().view(-1)))
+            for state, values in self.optimizer.state[parameter].items():
+                if state in STATES:
+                    fragments.append(Fragment(name, state, 0, values.view(-1)))
         return fragments
 
     def restored(self, updates: int) -> None:
-        set_adam_step(self.optimizer, updates)
+        set_updates(self.optimizer, updates)
 
     def describe(self) -> dict[str, object]:
         return {"engine": "plain"}
 
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters if p.grad is not None]
+
     def _sum_gradients(self) -> None:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = self._gradients()
         flat = torch.cat([g.view(-1) for g in gradients])
         dist.all_reduce(flat)
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):

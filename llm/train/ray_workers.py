@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import inspect
 import logging
@@ -11,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,27 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainContext, get_train_context
+from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import (
+    TrainAutoscalingCoordinatorClient,
+)
 
 from cluster import places
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath, Place
+from cluster.ray_runtime import is_own_ray
 from llm.settings import PretrainSettings
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.group import Group
 from llm.train.run_folder import RunFolder, last_line
-from llm.train.worker import OUT_OF_MEMORY, Job, Worker, work
+from llm.train.worker import OUT_OF_MEMORY, Job, Worker, check_device, work
 
 WATCH_SECONDS = 5.0
 ROOM_SECONDS = 25.0  # that room must last before it is used: Ray counts its nodes anew every 20 s
 TRIES = 3  # to grow, for one set of nodes
-START_SECONDS = 20.0  # after which an elastic group is planned anew: a lost node may have been counted on
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
-ADDRESS = "RAY_ADDRESS"
 GROW = "grow"  # in the run's stop file
 
 
@@ -51,10 +53,10 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     settings = PretrainSettings.model_validate(job.pretrain)
     run, gpu = RunFolder(places.at(job.run)), _use_gpu(settings)
     bundle = {"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings.hang_seconds)
-    if settings.workers.elastic:
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
-    with _known_address(), _Watch(run, settings, bundle):
+    if is_own_ray():
+        # An actor that the controller would start, and wait for, after it has started itself.
+        _ = TrainAutoscalingCoordinatorClient("manta")._autoscaling_coordinator
+    with _Watch(run, settings, bundle):
         while True:
             before = {folder.name for folder in committed_folders(run.checkpoints)}
             try:
@@ -69,31 +71,23 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
             run.stop.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _known_address() -> Iterator[None]:
-    """Ray's address for the length of a training, for the driver and what Ray Train starts beside it.
+class _Trainer(TorchTrainer):
+    """Ray's trainer without two actors that nothing here needs and that take seconds to start.
 
-    The actor that removes the workers' reservation after a controller's death asks for actors by an address
-    that it looks for by itself, and dies where two Rays run on a machine.
+    One hands out Ray datasets. The other asks Ray's State API each second whether the controller lives, to
+    free its workers' places; these go with the driver, and it has ended healthy runs whose answer was late.
     """
-    before = os.environ.get(ADDRESS)
-    ENV_VARS_TO_PROPAGATE.add(ADDRESS)
-    os.environ[ADDRESS] = ray.get_runtime_context().gcs_address
-    try:
-        yield
-    finally:
-        ENV_VARS_TO_PROPAGATE.discard(ADDRESS)
-        if before is None:
-            del os.environ[ADDRESS]
-        else:
-            os.environ[ADDRESS] = before
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unneeded = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, unneeded)]
 
 
 def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
     gpu, workers = "GPU" in bundle, settings.workers
     # Ray's own folder. For a run in an object store it is one of this machine: nothing of it is needed.
     storage = job.scratch if isinstance(run.path, ObjectPath) else run.path
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _worker,
         train_loop_config={"job": vars(job), "cpus": int(bundle["CPU"]), "hang": settings.hang_seconds},
         torch_config=_Config(backend="nccl" if gpu else "gloo"),
@@ -217,7 +211,9 @@ def _use_gpu(settings: PretrainSettings) -> bool:
             f"pretrain.device is cuda and pretrain.workers {settings.workers}, the cluster has {gpus} GPUs: "
             "lower workers, or set device to cpu"
         )
-    return settings.device == "cuda" or (settings.device == "auto" and gpus >= fewest)
+    use = settings.device == "cuda" or (settings.device == "auto" and gpus >= fewest)
+    check_device(settings, use)
+    return use
 
 
 class _Config(TorchConfig):

@@ -19,7 +19,10 @@ from llm.train.group import Group
 
 def plan_of(settings: PretrainSettings, left_out: Sequence[Range]) -> BatchPlan:
     """Which samples make each batch: without those that the settings and the run's rewinds leave out."""
-    return BatchPlan([(0, settings.batch)], join([*settings.skip_samples, *left_out]))
+    starts = [0, *(until for until, _ in settings.batch_ramp)]
+    sizes = [*(size for _, size in settings.batch_ramp), settings.batch]
+    schedule = list(zip(starts, sizes, strict=True))
+    return BatchPlan(schedule, join([*settings.skip_samples, *left_out]))
 
 
 def target_step(spike: int, rewind_steps: int, saved: Sequence[int]) -> int | None:

@@ -25,8 +25,8 @@ TAIL_BYTES = 1 << 14
 STOP_POLL_SECONDS = 1.0
 # Plan fields on which the order of the samples hangs: they cannot change in mid-run until a run has segments.
 ORDER_FIELDS = (
-    "pretrain.batch", "pretrain.length", "pretrain.lanes", "pretrain.weights", "pretrain.packing",
-    "corpus.corpus_id",
+    "pretrain.batch", "pretrain.batch_ramp", "pretrain.length", "pretrain.lanes", "pretrain.weights",
+    "pretrain.packing", "corpus.corpus_id",
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def make_order(
     corpus: Any, settings: PretrainSettings, rule: Rule | None = None, plans: Place | None = None
 ) -> Order:
     """The order of the training samples: by the recipe's weights, else the corpus' own, else by size."""
-    planned = settings.steps * settings.batch
+    planned = plan_of(settings, ()).taken(settings.steps)
     weights = settings.weights or default_weights(corpus)
     return order_of_corpus(
         corpus, "train", weights, planned, settings.length, settings.seed, settings.lanes, rule=rule,

@@ -31,7 +31,7 @@ POINTS = 1 << 20  # elements that are compared, over all tensors
 MOST_GATHERED = 1 << 30  # elements of a partitioned model that a worker can hold as a whole: 4 GiB
 # Of a tensor's largest gradient. Both sides run the same kernels, but sum over workers in another order.
 # Assumption, not measured on GPUs: there atomic additions make a difference, too.
-TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
+TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2, "fp16": 1e-2}
 
 
 def bare_copy(objective: Objective) -> Objective:
@@ -73,9 +73,11 @@ def check_gradients(
         engine.accumulate(inputs, scales, last=True)
         torch.manual_seed(seed)  # the same dropout
         weights = _weights(engine, tensors, group)
-        factor = group.world if settings.engine == "deepspeed" else 1
+        factor = engine.loss_scale * (group.world if settings.engine == "deepspeed" else 1)
         wanted = _plain_gradients(bare, weights, inputs, scales, places, group, factor)
-    wrong, seen = _compare(engine.gradients(), wanted, places, TOLERANCE[settings.precision])
+    wrong, seen = _compare(
+        engine.gradients(), engine.loss_scale, wanted, places, TOLERANCE[settings.precision]
+    )
     engine.skip()
     _tell(wrong, seen, [info.name for info in chosen], places, group, settings)
 
@@ -102,11 +104,11 @@ def _plain_gradients(
     scales: Tensor,
     places: dict[str, Tensor],
     group: Group,
-    factor: int,
+    factor: float,
 ) -> dict[str, Tensor]:
     """By torch alone: the gradients at these places, summed over the workers in fp64.
 
-    `factor`: by which the engine scales the loss and divides after; in bf16 it changes what is rounded.
+    `factor`: by which the engine scales the loss and divides after; in 16 bits it changes what is rounded.
     """
     leaves = {name: value.requires_grad_(name in places) for name, value in weights.items()}
     full = {f"model.{name}": value for name, value in leaves.items()}
@@ -144,10 +146,15 @@ def _weights(engine: Engine, tensors: Sequence[TensorInfo], group: Group) -> dic
 
 
 def _compare(
-    fragments: Sequence[Fragment], wanted: dict[str, Tensor], places: dict[str, Tensor], tolerance: float
+    fragments: Sequence[Fragment],
+    scale: float,
+    wanted: dict[str, Tensor],
+    places: dict[str, Tensor],
+    tolerance: float,
 ) -> tuple[list[float], int]:
     """[1 + tensor, place, engine's, ours] of the worst wrong element (zeros: none); how many were seen.
 
+    `scale`: by what the fragments' values are larger than the gradient.
     What is not finite on both sides is equal: the guard looks after that.
     """
     worst, found, seen = 0.0, [0.0] * 4, 0
@@ -160,7 +167,9 @@ def _compare(
         seen += len(here)
         if not len(here):
             continue
-        theirs = fragment.values[(at[here] - fragment.start).to(fragment.values.device)].double().cpu()
+        theirs = (
+            fragment.values[(at[here] - fragment.start).to(fragment.values.device)].double().cpu() / scale
+        )
         whole = wanted[fragment.name]
         ours = whole[here]
         finite = whole[whole.isfinite()]

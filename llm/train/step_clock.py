@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from llm.data.loader import Loader
-from llm.settings import PretrainSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
 from llm.train.group import Group
@@ -19,17 +18,17 @@ class StepClock:
 
     def __init__(
         self,
-        settings: PretrainSettings,
+        length: int,
         group: Group,
         loader: Loader,
         saver: CheckpointSaver,
         utilisation: Utilisation,
         ledger: Ledger | None,
     ) -> None:
-        """`ledger`: the first worker's."""
+        """`length`: tokens of a row. `ledger`: the first worker's."""
         self.group, self.loader, self.saver = group, loader, saver
         self.utilisation, self.ledger = utilisation, ledger
-        self._tokens = settings.batch * settings.length
+        self._length = length
         self.restart()
 
     def restart(self) -> None:
@@ -37,10 +36,10 @@ class StepClock:
         self._start = time.perf_counter()
         self._waited = self.loader.wait_seconds
 
-    def lap(self, state: RunState) -> dict[str, float]:
-        """The step that ends in `state` is over: what its line says of it."""
+    def lap(self, state: RunState, rows: int) -> dict[str, float]:
+        """The step on so many rows that ends in `state` is over: what its line says of it."""
         seconds = time.perf_counter() - self._start
-        rate = self._tokens / seconds
+        rate = rows * self._length / seconds
         if self.ledger is not None:
             self.ledger.useful += seconds
         return {

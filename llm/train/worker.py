@@ -37,11 +37,13 @@ from llm.train.checkpoints.save import (
     committed_folders,
     sweep_torn,
 )
+from llm.train.compiling import compile_model
 from llm.train.engine import Engine
 from llm.train.group import Group
 from llm.train.guard import finite
 from llm.train.ledger import Ledger
 from llm.train.loop import Parts, train
+from llm.train.loss_scale import with_scale
 from llm.train.mfu import Utilisation, measure_by
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
@@ -146,6 +148,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     model = model.to(group.device)
     objective = Objective(model, settings.precision, settings.z_loss)
     bare = bare_copy(objective)
+    model.activation_checkpointing = settings.activation_checkpointing
+    compile_model(objective, settings.compile)
     engine = make_engine(objective, settings, group, micro_batch)
     writer = Pass(**job.lease)
     if group.rank == 0:
@@ -164,6 +168,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
             )
 
     state = load_newest(folder.checkpoints, engine, group, check) or RunState(0, 0, 0, job.run_id)
+    state = with_scale(state, settings)
     plan = plan_of(settings, state.guard.left_out)
     attempt = group.new_attempt()
     record = {
@@ -187,9 +192,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         after = state.step if state.step else -1
         metrics = MetricsFile(folder.metrics, after, writer.check)
         logs = [metrics, LineFile(folder.samples, after, writer.check)]
-        ledger.go_back(metrics.last())
         config = {"model": job.model, "pretrain": job.pretrain, "mfu": utilisation.describe()}
-        tracker = make_tracker(folder, job.scratch, settings.wandb, state, config, metrics, around.beat)
+        tracker = make_tracker(folder, job.scratch, settings, state, config, metrics, ledger, around.beat)
 
     def send_logs() -> None:
         for log in logs:
@@ -240,8 +244,6 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     def forget(step: int) -> None:
         tracker.go_back(step)
         logs[1].go_back(step)
-        if ledger is not None:
-            ledger.go_back(logs[0].last())
 
     rewinder = Rewinder(settings, group, engine, saver, check, forget)
     loader = Loader(corpus, "train", order, plan, group.rank, group.world, micro_batch)
@@ -251,7 +253,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         engine=engine,
         loader=loader,
         saver=saver,
-        clock=StepClock(settings, group, loader, saver, utilisation, ledger),
+        clock=StepClock(settings.length, group, loader, saver, utilisation, ledger),
         log=lambda values: tracker.log(values | {"attempt": attempt}),
         validate=validate,
         write_samples=write_samples,
@@ -265,6 +267,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     try:
         around.beat()
         if settings.selfcheck and state.step < settings.steps:
+            engine.loss_scale = state.loss_scale
             try:
                 check_gradients(engine, bare, parts.loader.batch(state.step), group, settings)
             except torch.OutOfMemoryError as error:
@@ -286,8 +289,6 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         tracker.finish(exit_code)
         for log in logs[1:]:
             log.close()
-        if ledger is not None:
-            ledger.close()
 
 
 def validation_values(found: Measured, size: Callable[[], float]) -> dict[str, float]:
@@ -306,7 +307,7 @@ def make_engine(objective: Objective, settings: PretrainSettings, group: Group, 
     accumulation = micro_steps(settings.batch, group.world, micro_batch)
     return ZeroEngine(
         objective, settings.optimizer, group.world, settings.zero_stage, micro_batch, accumulation,
-        settings.offload,
+        settings.offload, settings.deepspeed,
     )  # fmt: skip
 
 
@@ -385,4 +386,14 @@ def _device_here(settings: PretrainSettings) -> torch.device:
     available = torch.cuda.is_available()
     if settings.device == "cuda" and not available:
         raise UserError("pretrain.device is cuda, and torch sees no GPU here: set it to cpu or auto")
-    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
+    use = available and settings.device != "cpu"
+    check_device(settings, use)
+    return torch.device("cuda" if use else "cpu")
+
+
+def check_device(settings: PretrainSettings, gpu: bool) -> None:
+    """UserError where what these settings ask for is not there without a GPU."""
+    if settings.precision == "fp16" and not gpu:
+        raise UserError(
+            "pretrain.precision is fp16 and there is no GPU: CPUs have no fast fp16; bf16 needs no loss scale"
+        )

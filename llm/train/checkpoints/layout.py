@@ -25,6 +25,7 @@ FORMAT = "manta-checkpoint-1"
 INDEX, FRAGMENTS = "index.json", "fragments.arrow"
 FOLDER = re.compile(r"step-(\d{9})-([0-9a-f]{12})")
 
+ADAM_STATES = STATES[:3]  # of every tensor of checkpoints from before there were other optimizers
 Columns = dict[str, npt.NDArray[Any]]
 SCHEMA = pa.schema(
     [
@@ -48,6 +49,8 @@ class RunState:
     wandb_id: str
     counters: dict[str, int] = field(default_factory=dict)
     guard: GuardState = field(default_factory=GuardState)
+    loss_scale: float = 1.0  # of the next step
+    loss_scale_steps: int = 0  # since it last changed
 
     @property
     def updates(self) -> int:
@@ -67,6 +70,14 @@ class TensorInfo:
     name: str
     shape: tuple[int, ...]
     aliases: tuple[str, ...] = ()
+    states: tuple[str, ...] = ADAM_STATES
+    """What is saved of it."""
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> TensorInfo:
+        """KeyError or TypeError where it is none."""
+        states = tuple(value.get("states", ADAM_STATES))
+        return cls(value["name"], tuple(value["shape"]), tuple(value["aliases"]), states)
 
 
 @dataclass(frozen=True)
@@ -129,13 +140,15 @@ def fragment_columns(receipts: Sequence[Receipt]) -> Columns:
 
 
 def check_cover(columns: Columns, tensors: Sequence[TensorInfo]) -> None:
-    """Every element of every tensor and state stands in exactly one fragment, else RunError."""
+    """Every element of every tensor's states stands in exactly one fragment, else RunError."""
     tensor, state = columns["tensor"], columns["state"]
     start, length = columns["start"], columns["length"]
     key = tensor * np.uint64(len(STATES)) + state
     for number, info in enumerate(tensors):
         for s, state_name in enumerate(STATES):
             low, high = np.searchsorted(key, [number * len(STATES) + s, number * len(STATES) + s + 1])
+            if state_name not in info.states and low == high:
+                continue
             ends = np.concatenate([np.zeros(1, np.uint64), start[low:high] + length[low:high]])
             if (start[low:high] != ends[:-1]).any() or int(ends[-1]) != int(np.prod(info.shape)):
                 raise RunError(

@@ -16,7 +16,7 @@ from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import RUN_CHUNKS, Array, ChunkedFile, ChunkReader, unreadable
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
 from llm.train.checkpoints.save import committed_folders, step_of
-from llm.train.engine import STATES, Engine
+from llm.train.engine import Engine
 from llm.train.group import Group
 
 T = TypeVar("T")
@@ -36,9 +36,8 @@ class CheckpointReader:
         try:
             self.index = layout.index_from_bytes(self._bytes(layout.INDEX))
             self.state = RunState.from_json(self.index["state"])
-            self.tensors = [
-                TensorInfo(t["name"], tuple(t["shape"]), tuple(t["aliases"])) for t in self.index["tensors"]
-            ]
+            self.tensors = [TensorInfo.from_json(t) for t in self.index["tensors"]]
+            self._states: list[str] = self.index["states"]
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{folder / layout.INDEX}: {error}") from None
         receipts = [self._receipt(rank, wanted) for rank, wanted in enumerate(self.index["receipts"])]
@@ -55,7 +54,7 @@ class CheckpointReader:
         if layout.digest(table) != self.index["fragments"]:
             raise RunError(f"{folder / layout.FRAGMENTS}: digest differs from the index: it was changed")
         self._columns = layout.fragments_from_bytes(table)
-        self._key = self._columns["tensor"] * np.uint64(len(STATES)) + self._columns["state"]
+        self._key = self._columns["tensor"] * np.uint64(len(self._states)) + self._columns["state"]
         self._numbers = {info.name: i for i, info in enumerate(self.tensors)}
         run = max(1, min(RUN_CHUNKS, KEPT_CHUNKS // max(1, len(files))))
         self._readers = [ChunkReader(folder, file, run) for file in files]
@@ -78,7 +77,7 @@ class CheckpointReader:
         self, name: str, state: str, start: int, length: int
     ) -> Iterator[tuple[ChunkReader, int, int]]:
         """Where the elements stand: file, first byte, how many."""
-        key = self._numbers[name] * len(STATES) + STATES.index(state)
+        key = self._numbers[name] * len(self._states) + self._states.index(state)
         low, high = np.searchsorted(self._key, [key, key + 1])
         starts = self._columns["start"][low:high].astype(np.int64)
         row = int(np.searchsorted(starts, start, side="right")) - 1

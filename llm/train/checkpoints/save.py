@@ -47,7 +47,8 @@ def tensor_table(engine: Engine) -> list[TensorInfo]:
     table = []
     for group in names.values():
         name = next(n for n in group if n in shapes)
-        table.append(TensorInfo(name, shapes[name], tuple(sorted(set(group) - {name}))))
+        aliases = tuple(sorted(set(group) - {name}))
+        table.append(TensorInfo(name, shapes[name], aliases, engine.states[name]))
     return sorted(table, key=lambda info: info.name)
 
 

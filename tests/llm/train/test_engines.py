@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,16 +18,27 @@ SHAPE = {"layers": 2, "width": 33 * 2, "heads": 3, "hidden": 70, "context": 16} 
 MODELS = {kind: ModelSettings.model_validate({"kind": kind, **SHAPE}) for kind in ("gpt", "bert")}
 VOCAB, BATCH, STEPS = 97, 8, 20
 OPTIMIZER = OptimizerSettings(lr=2e-3, clip=1.0)
+OPTIMIZERS = {
+    "adam": OptimizerSettings(kind="adam", lr=2e-3, weight_decay=0.01),
+    "sgd": OptimizerSettings(kind="sgd", lr=2e-3, momentum=0.9, weight_decay=0.01, embedding_decay=0.0),
+    "lion": OptimizerSettings(kind="lion", lr=2e-3, beta2=0.99, vector_decay=0.02),
+    "muon": OptimizerSettings(kind="muon", lr=2e-3),
+}
 
 
 def make_engine(
-    kind: str, world: int, precision: str = "fp32", accumulation: int = 2, model: str = "gpt"
+    kind: str,
+    world: int,
+    precision: str = "fp32",
+    accumulation: int = 2,
+    model: str = "gpt",
+    optimizer: OptimizerSettings = OPTIMIZER,
 ) -> Any:
     objective = Objective(make_model(MODELS[model], VOCAB, seed=3), precision)
     if kind == "plain":
         from llm.train.plain import PlainEngine
 
-        return PlainEngine(objective, OPTIMIZER, world)
+        return PlainEngine(objective, optimizer, world)
     from llm.train.deepspeed_zero import ZeroEngine
 
     stage, offloaded = int(kind[4]), kind.endswith("cpu")
@@ -34,7 +46,7 @@ def make_engine(
         optimizer="cpu" if offloaded else "none", parameters="cpu" if offloaded and stage == 3 else "none"
     )
     return ZeroEngine(
-        objective, OPTIMIZER, world, stage, BATCH // world // accumulation, accumulation, offload
+        objective, optimizer, world, stage, BATCH // world // accumulation, accumulation, offload
     )
 
 
@@ -124,3 +136,60 @@ def test_stages_and_plain_agree(world: int, accumulation: int, model: str) -> No
             msg=lambda m, k=kind: f"{k}: {m}",
         )
     assert runs["plain"][0][0] > runs["plain"][-1][0] + 0.05, "nothing was learnt, so equality says little"
+
+
+def all_optimizers(
+    rank: int, world: int, kinds: tuple[str, ...], precision: str
+) -> dict[tuple[str, str], list[Any]]:
+    return {
+        (name, kind): train_steps(make_engine(kind, world, precision, optimizer=optimizer), rank, world, 0, 8)
+        for name, optimizer in OPTIMIZERS.items()
+        for kind in kinds
+    }
+
+
+def test_every_optimizer_agrees() -> None:
+    """fp32: two workers at each stage against one process of torch alone."""
+    kinds = ("plain", "zero0", "zero1", "zero2", "zero3", "zero3-cpu")
+    alone = run_workers(all_optimizers, 1, ("plain",), "fp32")[0]
+    compare(run_workers(all_optimizers, 2, kinds, "fp32")[0], lambda name: alone[name, "plain"], 1e-5)
+
+
+@pytest.mark.slow
+def test_every_optimizer_agrees_in_bf16() -> None:
+    """It rounds anew for each way of adding up: stages against stage 1, within 1e-3."""
+    runs = run_workers(all_optimizers, 2, ("zero1", "zero2", "zero3"), "bf16")[0]
+    compare(runs, lambda name: runs[name, "zero1"], 1e-3)
+
+
+def compare(runs: dict[tuple[str, str], Any], truth: Callable[[str], Any], tolerance: float) -> None:
+    for (name, kind), found in runs.items():
+        wanted = truth(name)
+        torch.testing.assert_close(
+            torch.tensor(found)[:, :-1],
+            torch.tensor(wanted)[:, :-1],
+            rtol=tolerance,
+            atol=0,
+            msg=lambda m, n=name, k=kind: f"{n} {k}: {m}",
+        )
+        assert wanted[0][0] > wanted[-1][0] + 0.005, f"{name}: nothing was learnt"
+
+
+def scaled(rank: int, world: int, kinds: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
+    """Losses and norms without a loss scale, and with one that changes between steps."""
+    found = {}
+    for kind in kinds:
+        engine, plain = make_engine(kind, world), make_engine(kind, world)
+        records = []
+        for step in range(3):
+            engine.loss_scale = 2.0 ** (3 * step - 2)
+            records += train_steps(engine, rank, world, step, step + 1)
+        found[kind] = records, train_steps(plain, rank, world, 0, 3)
+    return found
+
+
+def test_a_loss_scale_changes_nothing_but_what_rounds() -> None:
+    """Powers of two in fp32: equal to the bit, whatever the engine."""
+    kinds = ("plain", "zero0", "zero1", "zero2", "zero3", "zero2-cpu")
+    for kind, (found, plain) in run_workers(scaled, 2, kinds)[0].items():
+        assert found == plain, kind

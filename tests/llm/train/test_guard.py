@@ -66,7 +66,7 @@ def test_half_a_window_must_be_known() -> None:
 def test_the_window_holds_the_last_applied_steps() -> None:
     state = after_steps([float(i) for i in range(1, 21)])
     assert state.losses == tuple(range(13, 21)) and state.last_applied == 20
-    skipped = after_skipped(after_skipped(state))
+    skipped = after_skipped(after_skipped(state, "loss"), "gradient")
     assert (skipped.losses, skipped.norms, skipped.last_applied) == (state.losses, state.norms, 20)
     assert (skipped.skipped, skipped.in_row) == (2, 2)
     again = after_applied(skipped, 23, 5.0, 0.5, SPIKES)
@@ -78,14 +78,19 @@ def test_so_many_in_a_row_end_the_run() -> None:
     settings, state = GuardSettings(max_skips=3), GuardState(last_applied=4)
     for _ in range(3):
         check_row(state, settings, 7, (16, 28), "loss nan")
-        state = after_skipped(state)
+        state = after_skipped(state, "gradient")
     with pytest.raises(RunError, match=r"step 7: loss nan.* 3 steps in a row.*samples 16 to 27.* is 4,"):
         check_row(state, settings, 7, (16, 28), "loss nan")
 
 
+def test_a_step_skipped_for_its_loss_scale_ends_no_run() -> None:
+    state = after_skipped(GuardState(in_row=2, skipped=5), "loss scale")
+    assert (state.in_row, state.skipped) == (2, 6)
+
+
 def test_the_state_survives_its_checkpoint() -> None:
     guard = GuardState(3, 1, 9, (1.5, 0.1 + 0.2), (0.25, 1 / 3), ((3, 9), (12, 20)), 2)
-    state = RunState(12, 48, 768, "id", guard=guard)
+    state = RunState(12, 48, 768, "id", guard=guard, loss_scale=2.0**14, loss_scale_steps=7)
     assert state.updates == 9
     assert RunState.from_json(json.loads(json.dumps(asdict(state)))) == state
     old = {name: value for name, value in asdict(state).items() if name != "guard"}

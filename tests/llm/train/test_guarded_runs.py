@@ -18,7 +18,6 @@ from llm.train.checkpoints.load import CheckpointReader
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.run_folder import RunFolder
 from llm.train.worker import Worker
-from tests.llm.folders import make_corpus
 from tests.llm.train.processes import run_workers
 from tests.llm.train.runs import losses_of, rows_of, train
 from tests.llm.train.test_engines import KINDS, batch_of, make_engine, part_of, train_steps
@@ -32,11 +31,6 @@ REWIND = {**SPIKES, "on_spike": "rewind", "rewind_steps": 3}
 RANGE = (32, 48)  # batches of steps 9 to 12: back to 5, and the checkpoint of step 10 goes
 WRONG = "blocks.0.feed_forward"  # the parameter whose gradient is spoiled
 REWOUND = ("plain", "zero1", "zero3")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_corpus(tmp_path_factory.mktemp("words")))
 
 
 def newest(run: Path) -> CheckpointReader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -47,6 +48,40 @@ def test_wsd_is_flat_until_its_decay() -> None:
     assert found[80:] == pytest.approx([2.0 * (1 - (i + 1) / 20) for i in range(20)])
     default = rates(100, kind="wsd", warmup_steps=0, final=0.5)  # decays over a fifth
     assert default[79:81] == pytest.approx([2.0, 2.0 * (1 - 0.5 / 20)])
+
+
+def test_wsd_by_the_root() -> None:
+    found = rates(100, kind="wsd", warmup_steps=0, decay_steps=20, final=0.0, decay_shape="sqrt")
+    assert found[79] == 2.0
+    assert found[80:] == pytest.approx([2.0 * (1 - math.sqrt((i + 1) / 20)) for i in range(20)])
+
+
+def test_inverse_square_root_is_that_of_the_transformer() -> None:
+    """d^-0.5 min(s^-0.5, s w^-1.5) of Vaswani et al. 2017, equation 3, in units of its peak."""
+    found = rates(400, kind="inverse_sqrt", warmup_steps=16, final=0.0)
+    wanted = [2.0 * 16**0.5 * min(s**-0.5, s * 16**-1.5) for s in range(1, 401)]
+    assert found == pytest.approx(wanted)
+    assert min(rates(400, kind="inverse_sqrt", warmup_steps=1, final=0.2)) == pytest.approx(0.4)
+
+
+def test_a_warm_up_that_is_not_given() -> None:
+    assert [ScheduleSettings().warmup(n) for n in (5, 50, 1000, 9999)] == [0, 5, 100, 100]
+    assert ScheduleSettings(warmup_steps=0).warmup(50) == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "given", "words"),
+    [
+        (50, {"warmup_steps": 50}, r"warmup_steps \(50\) ends after the run \(steps 50\)"),
+        (50, {"kind": "wsd", "warmup_steps": 20, "decay_steps": 40}, "more than steps \\(50\\)"),
+        (50, {"kind": "cosine", "decay_steps": 10}, "decay_steps is for wsd, schedule.kind is cosine"),
+    ],
+)
+def test_a_schedule_that_does_not_fit(steps: int, given: dict[str, Any], words: str) -> None:
+    problem = ScheduleSettings.model_validate(given).problem(steps)
+    assert problem is not None and re.search(words, problem), problem
+    assert ScheduleSettings().problem(1000) is None
+    assert ScheduleSettings().problem(1) is None
 
 
 def test_half_way_of_the_cosine() -> None:

@@ -1,4 +1,4 @@
-"""How many workers: one number, or bounds."""
+"""Settings that exclude each other, and how many workers: one number, or bounds."""
 
 from __future__ import annotations
 
@@ -41,6 +41,25 @@ def test_one_number_is_kept_as_one() -> None:
         ({"offload": {"optimizer": "cpu"}, "zero_stage": 0}, "offload.optimizer needs .* zero_stage 1"),
         ({"offload": {"parameters": "cpu"}, "zero_stage": 2}, "offload.parameters needs .* zero_stage 3"),
         ({"offload": {"optimizer": "cpu"}, "engine": "plain"}, "engine is plain"),
+        ({"offload": {"optimizer": "nvme"}}, "nvme is not supported: .*async_io"),
+        ({"precision": "fp16", "device": "cpu"}, "fp16 is for GPUs"),
+        ({"loss_scale": {"initial": 8}}, "loss_scale is for precision fp16, precision is fp32"),
+        ({"compile": "whole", "zero_stage": 3}, "compile with zero_stage 3: .*pytorch/issues/115484"),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 2}}},
+            "deepspeed.zero_optimization.stage: set pretrain",
+        ),
+        ({"deepspeed": {"wall_clock_breakdown": True}, "engine": "plain"}, "engine is plain, nothing would"),
+        ({"schedule": {"warmup_steps": 1000}}, "ends after the run"),
+        ({"batch_ramp": [[10, 4], [10, 6]]}, "steps must rise"),
+        ({"batch_ramp": [[0, 4]]}, "steps must rise from above 0"),
+        ({"batch_ramp": [[10, 16]]}, "batches must not shrink"),
+        ({"batch_ramp": [[10, 1]], "workers": 2}, "begins with 1 samples for 2 workers"),
+        ({"optimizer": {"kind": "lion", "eps": 1e-6}}, "eps: not used by optimizer lion"),
+        ({"optimizer": {"kind": "adamw", "momentum": 0.9}}, "momentum: not used by optimizer adamw"),
+        ({"optimizer": {"lr": float("nan")}}, "finite number"),
+        ({"optimizer": {"lr": -1.0}}, "greater than 0"),
+        ({"optimizer": {"weight_decay": -0.1}}, "greater than or equal to 0"),
     ],
 )
 def test_what_cannot_be_is_refused(values: dict[str, Any], words: str) -> None:
