@@ -224,7 +224,7 @@ def training_charts(numbers: Mapping[str, Any], prefix: str = "") -> list[Chart]
             ("waiting for data", "data_wait_seconds", "--orange", 1.5),
             ("stalled by checkpoints", stall_seconds(rows), "--red", 1.5),
         ]),
-        chart.make("goodput", "Goodput", "share of the time that the run was worked on", [
+        chart.make("goodput", "Goodput", "share of the time it ran", [
             ("steps that count", "goodput", "--blue", 1.5),
         ]),
         chart.make("memory", "Memory", "GiB, peak so far", [
