@@ -1,7 +1,7 @@
 """Hands a run's lines to the process that speaks to W&B, without ever waiting for it.
 
 A thread starts the process (wandb_run.py) and writes to its pipe; `log` puts a line into a queue and returns.
-Where W&B does not open the run in time, a second process keeps it offline, with all lines from the first on.
+Where W&B does not open the run in time it is kept offline, with all lines from the first on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from llm.settings import WandbSettings
 MODULE = "llm.train.wandb_run"
 STEP = "step"
 START_SECONDS = 30.0  # for the process itself to start, on a loaded machine
+GIVE_UP_SECONDS = 5.0  # to go offline, where W&B has said that it cannot
 FAILED_SECONDS = 10.0  # at the end of a training that failed: it may start again, and that sends all again
 POLL_SECONDS = 0.2
 MOST_LINES = 1 << 16  # that wait for a process which takes none
@@ -119,19 +120,23 @@ class WandbFeed:
                 self._process.close()
 
     def _open(self) -> tuple[_Process, dict[str, Any]]:
-        """The process that has opened the run: as it is wanted, else offline. RunError where neither goes."""
+        """The process that has opened the run: as it is wanted, else offline. RunError where neither goes.
+
+        The first goes offline by itself where W&B says in time that it cannot; another is for one that hangs.
+        """
         why = ""
         for mode in (self._mode, "offline") if self._mode != "offline" else ("offline",):
             self._process = process = _Process({**self._told, "mode": mode})
-            opened = process.answer(self._patient(self._patience if mode != "offline" else START_SECONDS))
+            after = START_SECONDS if mode == "offline" else self._patience + GIVE_UP_SECONDS
+            opened = process.answer(self._patient(after))
             if opened is not None and "error" not in opened:
-                if why:
+                if why := opened.get("why") or why:
                     _warn(
                         f"W&B did not open the run ({why}): it is kept in {opened['folder']}; {_sync(opened)}"
                     )
                 return process, opened
             process.close()
-            why = " ".join(opened["error"].split()) if opened else f"no answer in {self._patience:g} s"
+            why = opened["error"] if opened else f"no answer in {self._patience:g} s"
             if self._over.is_set():
                 break
         raise RunError(why)
@@ -202,7 +207,7 @@ class _Process:
     def _last_words(self) -> str:
         self._errors.seek(0)
         words = self._errors.read()[-LAST_WORDS:].decode("utf-8", "replace").strip()
-        return words.splitlines()[-1] if words else "its process ended"
+        return words.splitlines()[-1].strip() if words else "its process ended"
 
 
 def _sync(opened: dict[str, Any]) -> str:

@@ -47,17 +47,34 @@ def main() -> int:
             patience = ORPHAN_SECONDS if exit_code is None else told["patience"] + TEARDOWN_SECONDS
             _answer(answers, {"sent": _end(run, 1 if exit_code is None else exit_code, patience)})
     except Exception as error:  # wandb raises its own and others' errors
-        _answer(answers, {"error": f"{type(error).__name__}: {error}".strip()})
+        _answer(answers, {"error": _in_a_line(error)})
     sys.stderr.flush()
     os._exit(0)  # whatever thread or hook of W&B is still waiting for its server
 
 
 def _open(told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The run, and what is answered: how it is kept, where, and the last step that the server has."""
-    mode = told["mode"] if told["mode"] != "auto" else _found_mode()
+    """The run, and what is answered: how it is kept, where, the last step that the server has, and why it is
+    not online where it should be."""
+    mode, why = told["mode"] if told["mode"] != "auto" else _found_mode(), ""
     if mode == "disabled":
         return None, {"mode": mode, "folder": "", "has": -1}
-    run = wandb.init(
+    try:
+        run = _init(told, mode)
+    except Exception as error:
+        if mode != "online":
+            raise
+        mode, why = "offline", _in_a_line(error)
+        if not _within(TEARDOWN_SECONDS, wandb.teardown):  # its service has the run's id still
+            raise
+        run = _init(told, mode)
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    has = run.summary.get(STEP, -1)  # nothing offline
+    return run, {"mode": mode, "folder": str(Path(run.dir).parent), "has": has, "why": why}
+
+
+def _init(told: dict[str, Any], mode: Any) -> Any:
+    return wandb.init(
         project=told["project"],
         id=told["run_id"],
         name=told["run_id"],
@@ -75,10 +92,6 @@ def _open(told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             x_stats_pid=told["trainer"],
         ),
     )
-    run.define_metric(STEP)
-    run.define_metric("*", step_metric=STEP)
-    has = run.summary.get(STEP, -1)  # nothing offline
-    return run, {"mode": mode, "folder": str(Path(run.dir).parent), "has": has}
 
 
 def _found_mode() -> Any:
@@ -124,11 +137,16 @@ def _end(run: Any, exit_code: int, seconds: float) -> bool:
     return bool(went_through)
 
 
-def _within(seconds: float, work: Callable[[], Any]) -> None:
-    """Run `work`, and leave it alone where it takes longer."""
+def _within(seconds: float, work: Callable[[], Any]) -> bool:
+    """Run `work`, and leave it alone where it takes longer; whether it came to its end."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(seconds)
+    return not thread.is_alive()
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _read(lines: queue.SimpleQueue[Line | None]) -> None:

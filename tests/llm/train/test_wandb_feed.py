@@ -95,10 +95,9 @@ def test_a_useless_server_leaves_a_run_on_disk(
     with useless_server(server) as there:
         go_there(there, monkeypatch)
         sink = feed(tmp_path, "online", patience=1.0)
-        first = process_of(sink).pid
         for row in ROWS[:20]:
             sink.log(row)
-        until(lambda: process_of(sink).pid != first)  # given up: the second keeps it offline
+        until(lambda: not sink._lines.qsize())  # given up, and kept offline
         for row in ROWS[20:]:
             sink.log(row)
         sink.finish(0)
@@ -108,6 +107,23 @@ def test_a_useless_server_leaves_a_run_on_disk(
     folder = re.search(r"wandb sync (\S+)", said)
     assert folder and Path(folder[1]).is_dir() and list(Path(folder[1]).glob("*.wandb"))
     assert said.startswith("warning: W&B did not open the run ("), said
+
+
+def test_a_process_that_hangs_is_followed_by_one_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wandb_feed, "START_SECONDS", 20.0)
+    sink = feed(tmp_path, "auto", patience=0.1)
+    first = process_of(sink)
+    first.suspend()
+    for row in ROWS:
+        sink.log(row)
+    sink.finish(
+        0
+    )  # the first has so long as the settings say, the second so long as a process takes to start
+    assert losses_in(tmp_path) == WANTED and not psutil.pid_exists(first.pid)
+    told = capfd.readouterr().err
+    assert "W&B did not open the run (no answer in 0.1 s)" in told and told.count("wandb sync") == 1, told
 
 
 def test_a_training_that_is_over_at_once_leaves_all_too(
