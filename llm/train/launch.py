@@ -35,12 +35,17 @@ RAY_WORKERS = "llm.train.ray_workers"
 START_SECONDS = 20.0  # after which an elastic group is planned anew: a lost node may have been counted on
 
 
-def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, run: RunFolder) -> None:
-    """What can be known before anything starts. UserError names the fields that disagree."""
+def check_length(model: ModelSettings, settings: PretrainSettings) -> None:
+    """UserError where a sample is longer than what the model can see."""
     if settings.length > model.context:
         raise UserError(
             f"pretrain.length is {settings.length} tokens, model.context {model.context}: a sample must fit"
         )
+
+
+def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, run: RunFolder) -> None:
+    """What can be known before anything starts. UserError names the fields that disagree."""
+    check_length(model, settings)
     if other := other_than_preset(model):
         words = ", ".join(f"{name} {own} (preset: {there})" for name, (there, own) in other.items())
         print(f"model.preset {model.preset} with values of its own: {words}", file=sys.stderr)

@@ -33,9 +33,10 @@ from cluster.ray_runtime import is_own_ray
 from llm.settings import PretrainSettings
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.group import Group
+from llm.train.out_of_memory import advice
 from llm.train.run_folder import RunFolder, last_line
 from llm.train.validators import Validators
-from llm.train.worker import OUT_OF_MEMORY, Job, Worker, check_device, work
+from llm.train.worker import Job, Worker, check_device, work
 
 WATCH_SECONDS = 5.0
 ROOM_SECONDS = 25.0  # that room must last before it is used: Ray counts its nodes anew every 20 s
@@ -78,7 +79,9 @@ def _fit_to_the_end(job: Job, run: RunFolder, settings: PretrainSettings, bundle
         except ray.train.TrainingFailedError as error:
             saved = committed_folders(run.checkpoints)
             if before.issuperset(folder.name for folder in saved):
-                raise _failed(error, settings.max_failures, saved) from error
+                gpu, workers = "GPU" in bundle, _workers_now(run, settings)
+                words = advice(job.model, job.pretrain, job.vocab_size, workers, gpu)
+                raise _failed(error, settings.max_failures, saved, words) from error
             continue
         if _asked(run) != GROW or _is_trained(run, settings):
             return
@@ -125,15 +128,21 @@ def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str,
     trainer.fit()
 
 
-def _failed(error: BaseException, most: int, saved: Sequence[Place]) -> RunError:
+def _failed(error: BaseException, most: int, saved: Sequence[Place], memory: str) -> RunError:
     good = (
         f"the checkpoint of step {step_of(saved[0])} is the last good one" if saved else "there is none yet"
     )
     times = "1 time" if most == 0 else f"{most + 1} times in a row"
     return RunError(
         f"the workers failed {times} without a new checkpoint (pretrain.max_failures {most}); {good}, and "
-        f"the same command continues. The last failure: {_cause(error)}"
+        f"the same command continues. The last failure: {_cause(error, memory)}"
     )
+
+
+def _workers_now(run: RunFolder, settings: PretrainSettings) -> int:
+    """How many there were last: an elastic group's are in its metrics."""
+    line = last_line(run.metrics)
+    return int(line.get("workers", settings.workers.max)) if line else settings.workers.max
 
 
 def _is_trained(run: RunFolder, settings: PretrainSettings) -> bool:
@@ -325,13 +334,16 @@ def _report(folder: str, metrics: dict[str, Any]) -> None:
     )
 
 
-def _cause(error: BaseException) -> str:
-    """The last line of a worker's error; of one that did not merely lose its peers, if there is one."""
+def _cause(error: BaseException, memory: str) -> str:
+    """The last line of a worker's error; of one that did not merely lose its peers, if there is one.
+
+    `memory`: what is said instead where memory was not enough.
+    """
     failures = getattr(error, "worker_failures", None) or {}
     if not failures:
         return _last_line(error)
     rank = min(failures, key=lambda r: (any(word in str(failures[r]) for word in PEER_IS_GONE), r))
-    what = OUT_OF_MEMORY if "OutOfMemory" in repr(failures[rank]) else _last_line(failures[rank])
+    what = memory if "OutOfMemory" in repr(failures[rank]) else _last_line(failures[rank])
     return f"worker {rank}: {what}"
 
 

@@ -42,6 +42,7 @@ from llm.train.guard import finite
 from llm.train.loop import Parts, train
 from llm.train.loss_scale import with_scale
 from llm.train.objective import Objective
+from llm.train.out_of_memory import advice, is_out_of_memory
 from llm.train.plain import PlainEngine
 from llm.train.rewind import Rewinder, plan_of
 from llm.train.run_folder import RunFolder, StopSign, environment, joined_lines, read_lines
@@ -51,11 +52,6 @@ from llm.train.start import fill_from
 from llm.train.tracking import LineFile, MetricsFile, Sink, Tracker
 from llm.train.validate import split_size, validate_corpus
 from llm.train.validations import CHECKPOINT, late_losses
-
-OUT_OF_MEMORY = (
-    "out of memory: lower pretrain.micro_batch (the batch stays as it is), raise pretrain.zero_stage or "
-    "pretrain.workers, or set pretrain.offload"
-)
 
 
 @dataclass(frozen=True)
@@ -108,9 +104,12 @@ def work(job: Job, group: Group, around: Worker) -> None:
         _train(job, folder, group, around)
     except (Superseded, CheckpointFailed, PlaceError):
         raise  # the folder is another's, or is away for now: then another try may find it
-    except (UserError, RunError, torch.OutOfMemoryError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            error = RunError(f"worker {group.rank}: {OUT_OF_MEMORY}. torch says: {error}")
+    except (UserError, RunError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            words = advice(job.model, job.pretrain, job.vocab_size, group.world, group.device.type == "cuda")
+            error = RunError(f"worker {group.rank}: {words}. torch says: {error}")
+        elif not isinstance(error, UserError | RunError):
+            raise
         kind = "user" if isinstance(error, UserError) else "run"
         places.write_json(folder.failure, {"launch": job.launch, "kind": kind, "message": str(error)})
         raise error from None
