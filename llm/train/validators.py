@@ -42,6 +42,7 @@ from llm.train.validations import (
     numbers_of,
     passed_over,
 )
+from llm.train.wandb_feed import WandbFeed
 from llm.train.worker import Job
 
 POLL_SECONDS, REMOTE_POLL_SECONDS = 1.0, 5.0  # between two looks for new checkpoints
@@ -149,11 +150,9 @@ class Validators:
     def _send(self, run_id: str, rows: Sequence[Row]) -> None:
         """To W&B, what was found when its run was over in the workers."""
         if rows and self.settings.wandb.mode != "disabled":
-            from llm.train.wandb_run import WandbRun
-
             place = self.job.scratch if isinstance(self.run.path, ObjectPath) else self.run.path
             config = {"model": self.job.model, "pretrain": self.job.pretrain}
-            wandb = WandbRun(place, run_id, self.settings.wandb, config, [])
+            wandb = WandbFeed(place, run_id, self.settings.wandb, config)
             for row in rows:
                 wandb.log({"step": row["step"], **numbers_of(row)})
             wandb.finish(0)
