@@ -22,9 +22,10 @@ from cluster.cache import Cache
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
 from cluster.lease import Pass, Superseded
-from cluster.places import ObjectPath, Place
+from cluster.places import Place
 from data_jobs import open_corpus
 from llm.settings import PretrainSettings
+from llm.train.accounts import open_wandb
 from llm.train.beside import keep_of, read_beside
 from llm.train.checkpoints.save import best_of, committed_folders, step_of, sweep, val_loss_of
 from llm.train.evaluator import Evaluator
@@ -42,7 +43,6 @@ from llm.train.validations import (
     numbers_of,
     passed_over,
 )
-from llm.train.wandb_feed import WandbFeed
 from llm.train.worker import Job
 
 POLL_SECONDS, REMOTE_POLL_SECONDS = 1.0, 5.0  # between two looks for new checkpoints
@@ -150,9 +150,8 @@ class Validators:
     def _send(self, run_id: str, rows: Sequence[Row]) -> None:
         """To W&B, what was found when its run was over in the workers."""
         if rows and self.settings.wandb.mode != "disabled":
-            place = self.job.scratch if isinstance(self.run.path, ObjectPath) else self.run.path
             config = {"model": self.job.model, "pretrain": self.job.pretrain}
-            wandb = WandbFeed(place, run_id, self.settings.wandb, config)
+            wandb = open_wandb(self.run.path, self.job.scratch, run_id, self.settings.wandb, config)
             for row in rows:
                 wandb.log({"step": row["step"], **numbers_of(row)})
             wandb.finish(0)
