@@ -14,9 +14,10 @@ from llm.settings import PretrainSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.ledger import Ledger
 from llm.train.mfu import Utilisation
-from llm.train.run_folder import RunFolder, last_line, read_lines
+from llm.train.run_folder import RunFolder, joined_lines, last_line
 from llm.train.tracking import MetricsFile, Sink, Tracker
 from llm.train.wandb_feed import WandbFeed
+from llm.training_settings import WandbSettings
 
 
 def open_ledger(
@@ -44,13 +45,25 @@ def make_tracker(
     ledger.go_back(metrics.last())
     sinks: list[Sink] = [metrics]
     if settings.wandb.mode != "disabled":
-        place = folder.path
-        if isinstance(place, ObjectPath):
-            place = scratch
-            place.mkdir(parents=True, exist_ok=True)
-        earlier = _kept_lines(folder.metrics, state.step)
-        sinks.append(WandbFeed(place, state.wandb_id, settings.wandb, config, earlier, beat))
+        earlier = _kept_lines(folder, state.step)
+        sinks.append(open_wandb(folder.path, scratch, state.wandb_id, settings.wandb, config, earlier, beat))
     return Tracker([*sinks, _LedgerSink(ledger, metrics)])
+
+
+def open_wandb(
+    run: Place,
+    scratch: Path,
+    run_id: str,
+    settings: WandbSettings,
+    config: dict[str, Any],
+    earlier: Iterable[dict[str, Any]] = (),
+    beat: Callable[[], None] = lambda: None,
+) -> WandbFeed:
+    """A run's W&B, new or going on; see `WandbFeed`. `scratch`: where its folder is for an object store."""
+    if isinstance(run, ObjectPath):
+        run = scratch
+        run.mkdir(parents=True, exist_ok=True)
+    return WandbFeed(run, run_id, settings, config, earlier, beat)
 
 
 class _LedgerSink:
@@ -69,9 +82,9 @@ class _LedgerSink:
         self.ledger.close()
 
 
-def _kept_lines(metrics: Place, step: int) -> Iterable[dict[str, Any]]:
+def _kept_lines(folder: RunFolder, step: int) -> Iterable[dict[str, Any]]:
     """The lines up to the step that a run resumes from, read when they are asked for."""
-    return takewhile(lambda row: row["step"] <= step, read_lines(metrics)) if step else ()
+    return takewhile(lambda row: row["step"] <= step, joined_lines(folder)) if step else ()
 
 
 def totals(

@@ -192,12 +192,12 @@ def read_metrics(run: str | Place) -> list[dict[str, Any]]:
     """One dict a logged step of a run folder, in order; a validation stands at the step that it is of."""
     folder = RunFolder(places.at(run))
     folder.read_settings()
-    return joined_lines(folder)
+    return list(joined_lines(folder))
 
 
-def joined_lines(folder: RunFolder) -> list[dict[str, Any]]:
+def joined_lines(folder: RunFolder) -> Iterator[dict[str, Any]]:
     """The lines of metrics.jsonl, with what validations beside the training have found since."""
-    return list(join(read_lines(folder.metrics), read_lines(folder.validation)))
+    return join(read_lines(folder.metrics), read_lines(folder.validation))
 
 
 def open_run(

@@ -34,7 +34,7 @@ def write_summary(
     `last`: the last logged values. Where others validate, theirs is the last word: then what is known without
     them goes to another file.
     """
-    rows = joined_lines(folder)
+    rows = list(joined_lines(folder))
     first = next((row["val_loss"] for row in rows if "val_loss" in row), None)
     summary = {
         "finished": True,

@@ -211,7 +211,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         before_commit, around.beat, beside,
     )  # fmt: skip
     stop_sign = StopSign(folder.stop, watch=group.rank == 0)
-    late = late_rows(folder) if elsewhere and group.rank == 0 else None
+    tracked = group.rank == 0 and settings.wandb.mode != "disabled"
+    late = late_rows(folder) if elsewhere and tracked else None
 
     def log_line(values: dict[str, Any]) -> None:
         tracker.log(values | {"attempt": attempt})
