@@ -17,13 +17,21 @@ from cluster.recipe import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 # Each is benchmarks/NAME.py with a `run`, imported when it is run. In this order: the loader is compared with
 # the training that `train` has measured.
-BENCHMARKS = ("train", "loader", "models", "engine", "tracking", "goodput", "parity")
-DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle; over an hour on 2
-cores. train: the whole stack beside a bare PyTorch loop. loader: the loader beside what training consumes,
-and its memory. models: training, memory and generation beside transformers. engine: what saving, loading,
-starting and coming back after a kill cost. tracking: training while W&B does not answer. goodput: what is
-left of the time under kills. parity: how far losses of every ZeRO stage, precision and optimizer are from
-torch alone."""
+BENCHMARKS = (
+    "train", "loader", "models", "engine", "tracking", "stack", "trainer", "learning", "memory", "goodput",
+    "parity", "validation",
+)  # fmt: skip
+PICTURES = ROOT / "docs" / "images"
+DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle; hours on 2 cores. train:
+the whole stack beside a bare PyTorch loop. loader: the loader beside what training consumes, and its
+memory. models: training, memory and generation beside transformers. engine: what saving, loading, starting
+and coming back after a kill cost. tracking: training while W&B does not answer. stack: the whole stack and
+the plain engine around a larger model beside a bare loop, and two workers beside one. trainer: one process
+beside transformers' Trainer. learning: validation losses beside transformers' GPT-2, with a picture.
+memory: the plan of a worker's memory beside real processes. goodput: what is left of the time under kills.
+parity: how far losses of every ZeRO stage, precision and optimizer are from torch alone. validation: what
+it costs the steps, on the trainer and on another worker. GPUs have a command of their own: python -m
+benchmarks.gpu --help."""
 
 
 def main(argv: list[str]) -> int:
@@ -35,6 +43,9 @@ def main(argv: list[str]) -> int:
         "--quick", action="store_true", help="a smoke run of seconds on a tiny model; needs --out"
     )
     parser.add_argument("--out", type=Path, help="folder for NAME.json (default: benchmarks/results)")
+    parser.add_argument(
+        "--text", type=Path, help="learning: a folder of text, or a corpus (default: the demo's text)"
+    )
     options = parser.parse_args(argv)
     names = _names(options.names)
     out = _out(options.out, options.quick)
@@ -46,11 +57,13 @@ def main(argv: list[str]) -> int:
     from benchmarks.ground import Ground  # late: --help needs no torch, and no Arrow
 
     with tempfile.TemporaryDirectory(prefix="manta-bench-") as folder:
-        ground = Ground(Path(folder), options.quick, _say)
+        ground = Ground(Path(folder), options.quick, _say, text=_text(options.text))
         for name in names:
             rows: list[Row] = importlib.import_module(f"benchmarks.{name}").run(ground)
             write_result(out / f"{name}.json", machine, versions, command, rows)
             all_rows += rows
+            for picture, svg in ground.pictures.items():
+                ((PICTURES if out == RESULTS else out) / picture).write_text(svg, encoding="utf-8")
     print(table(all_rows))
     return 0
 
@@ -70,6 +83,12 @@ def _out(given: Path | None, quick: bool) -> Path:
     out = given or RESULTS
     out.mkdir(parents=True, exist_ok=True)
     return out
+
+
+def _text(given: Path | None) -> Path | None:
+    if given is not None and not given.exists():
+        raise UserError(f"--text: {given} is not there")
+    return None if given is None else given.resolve()
 
 
 def _say(text: str) -> None:

@@ -12,13 +12,17 @@ from typing import Any
 
 from cluster.places import write_bytes
 
-_GOAL = re.compile(r"(ratio|ours) (>=|<=) (\d+(?:\.\d+)?(?:e-?\d+)?)")
+_NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+_GOAL = re.compile(rf"(?:({_NUMBER}) <= (?=.*<=))?(ratio|ours) (>=|<=) ({_NUMBER})")
 _SIGNS = {">=": operator.ge, "<=": operator.le}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured number, beside a peer's where there is one. `goal`: `ratio >= 0.95` or `ours <= 4`."""
+    """One measured number, beside a peer's where there is one.
+
+    `goal`: `ratio >= 0.95`, `ours <= 4`, or from both sides `0.995 <= ratio <= 1.005`.
+    """
 
     what: str
     unit: str
@@ -30,7 +34,9 @@ class Row:
 
     def __post_init__(self) -> None:
         if self.goal is not None and not _GOAL.fullmatch(self.goal):
-            raise ValueError(f"goal {self.goal!r}: say it as 'ratio >= 0.95' or 'ours <= 4'")
+            raise ValueError(
+                f"goal {self.goal!r}: say it as 'ratio >= 0.95', 'ours <= 4' or '0.995 <= ratio <= 1.005'"
+            )
 
     @property
     def ratio(self) -> float | None:
@@ -44,9 +50,11 @@ class Row:
             return None
         match = _GOAL.fullmatch(self.goal)
         assert match is not None
-        of, sign, bound = match.groups()
+        least, of, sign, bound = match.groups()
         value = self.ratio if of == "ratio" else self.ours
-        return value is not None and bool(_SIGNS[sign](value, float(bound)))
+        if value is None or (least is not None and value < float(least)):
+            return False
+        return bool(_SIGNS[sign](value, float(bound)))
 
     def as_json(self) -> dict[str, Any]:
         """The row as results/NAME.json keeps it."""

@@ -61,7 +61,15 @@ def compare(ground: Ground, precision: str) -> Row:
     return row_of(ground, precision, steps, pairs)
 
 
-def row_of(ground: Ground, precision: str, steps: int, pairs: Sequence[Pair]) -> Row:
+def row_of(
+    ground: Ground,
+    precision: str,
+    steps: int,
+    pairs: Sequence[Pair],
+    what: str = "whole stack, 1 worker",
+    goal: str = GOAL,
+    peer_name: str = PEER,
+) -> Row:
     """The row of an odd number of pairs."""
     assert len(pairs) % 2, "the median must be a pair that was measured"
     median = sorted(pairs, key=lambda pair: pair.ratio)[len(pairs) // 2]
@@ -73,12 +81,12 @@ def row_of(ground: Ground, precision: str, steps: int, pairs: Sequence[Pair]) ->
         f"ratio of the medians {middle.ratio:.3f}; {median.detail}"
     )
     return Row(
-        f"training, whole stack, 1 worker, {precision}",
+        f"training, {what}, {precision}",
         "tokens/s",
         median.ours,
         median.peer,
-        PEER,
-        GOAL,
+        peer_name,
+        goal,
         note,
     )
 
@@ -92,16 +100,33 @@ def timed_steps(ground: Ground, precision: str) -> int:
     return max(short, round(SECONDS * rate / tokens_of_step(ground)))
 
 
-def ours(ground: Ground, precision: str, steps: int, options: Sequence[str] = ()) -> tuple[float, str]:
-    """Tokens/s of our command over `steps` steps after the warm-up, and where its time went."""
-    out, all_steps = ground.fresh("run"), str(WARM_UP + steps)
+def ours(
+    ground: Ground,
+    precision: str,
+    steps: int,
+    options: Sequence[str] = (),
+    workers: int = 1,
+    cpus: int | None = None,
+) -> tuple[float, str]:
+    """Tokens/s of our command over `steps` steps after the warm-up, and where its time went.
+
+    `cpus`: threads of each worker (default: all cores). An option stands over what is given here.
+    """
+    out, all_steps, cpus = ground.fresh("run"), str(WARM_UP + steps), cpus or cores()
     run_module(
         ground.log(),
         "llm.pretrain",
         ground.recipe_path,
         *("--pretrain.corpus", str(ground.corpus.path), "--pretrain.out", str(out)),
-        *("--pretrain.workers", "1", "--pretrain.zero_stage", "1", "--pretrain.precision", precision),
-        *("--pretrain.cpus_per_worker", str(cores()), "--cluster.num_cpus", str(cores())),
+        *(
+            "--pretrain.workers",
+            str(workers),
+            "--pretrain.zero_stage",
+            "1",
+            "--pretrain.precision",
+            precision,
+        ),
+        *("--pretrain.cpus_per_worker", str(cpus), "--cluster.num_cpus", str(workers * cpus)),
         *(
             "--pretrain.steps",
             all_steps,

@@ -94,18 +94,28 @@ def without_no_errors(handle: Callable[[dict[str, Any]], None]) -> Callable[[dic
     return filtered
 
 
-def cpus_for_each(fewest: int, most: int, wanted: int | None, section: str, settings: ClusterSettings) -> int:
+def cpus_for_each(
+    fewest: int,
+    most: int,
+    wanted: int | None,
+    section: str,
+    settings: ClusterSettings,
+    beside: tuple[str, int] = ("", 0),
+) -> int:
     """CPUs of each worker: as wanted, else an equal share of the most, which must fit on one node.
 
-    UserError where the fewest cannot fit into a Ray that was started here; another cluster may still grow.
+    `beside`: a setting that wants CPUs, too, and how many. UserError where the fewest cannot fit into a Ray
+    that was started here; another cluster may still grow.
     """
-    total = int(ray.cluster_resources().get("CPU", 0))
+    key, taken = beside
+    total = int(ray.cluster_resources().get("CPU", 0)) - taken
     largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
     cpus = wanted or max(1, min(largest, total // most))
     if address_of(settings) is None and cpus * fewest > total:
         raise UserError(
-            f"{section}.workers {fewest} with {cpus} CPUs each do not fit into the {total} CPUs of this "
-            f"machine: lower {section}.workers or {section}.cpus_per_worker"
+            f"{section}.workers {fewest} with {cpus} CPUs each do not fit into the {total + taken} CPUs of "
+            f"this machine{f', of which {key} takes {taken}' if taken else ''}: lower {section}.workers or "
+            f"{section}.cpus_per_worker"
         )
     return cpus
 

@@ -22,8 +22,7 @@ from llm.tasks.metrics import perplexity, share_interval
 from llm.train.group import Group
 from llm.train.objective import Objective
 from llm.train.run_order import make_rule
-from llm.train.validate import Measured, measure
-from llm.train.worker import split_size
+from llm.train.validate import Measured, measure, split_size
 
 WORDS_OF = {"train": "training", "val": "validation"}
 IMPORTED_LENGTH = 1024  # tokens of a window, where a model was made for many more

@@ -280,6 +280,18 @@ class PretrainSettings(Settings):
                 f"checkpoint.every ({self.checkpoint.every}) and validation.every ({self.validation.every}) "
                 f"have none in common before step {self.steps}"
             )
+        if self.validation.where == "workers":
+            if self.launch == "here":
+                raise ValueError(
+                    "validation.where 'workers' needs Ray, and launch is 'here': set launch to ray, or "
+                    "validation.where to trainer"
+                )
+            if self.validation.every % self.checkpoint.every:
+                raise ValueError(
+                    "validation.where 'workers' takes the checkpoint just written: validation.every "
+                    f"({self.validation.every}) must be a multiple of checkpoint.every "
+                    f"({self.checkpoint.every})"
+                )
         if self.launch == "here" and self.workers.min != 1:
             raise ValueError(f"launch 'here' runs one worker, workers is {self.workers}")
         return self

@@ -79,12 +79,14 @@ class ScheduleSettings(Settings):
     kind: Literal["constant", "linear", "cosine", "wsd", "inverse_sqrt"] = plan(
         "cosine", "shape of the decay after the warm-up"
     )
-    warmup_steps: int | None = plan(
+    warmup_steps: float | None = plan(
         None,
-        "steps of linear warm-up from zero (default: 100, in a run below 1000 steps a tenth of it)",
+        "steps of linear warm-up from zero, below 1 as a share of all (default: a tenth, at most 100)",
         ge=0,
     )
-    decay_steps: int | None = plan(None, "wsd: steps of the final decay (default: a fifth of all)", ge=0)
+    decay_steps: float | None = plan(
+        None, "wsd: steps of the final decay, below 1 as a share of all (default: a fifth)", ge=0
+    )
     decay_shape: Literal["linear", "sqrt"] = plan(
         "linear", "wsd: the final decay; sqrt: 1 - sqrt of the way (Haegele et al. 2024)"
     )
@@ -92,13 +94,20 @@ class ScheduleSettings(Settings):
         0.1, "share of the peak that is left at the last step (inverse_sqrt: the least)", ge=0, le=1
     )
 
+    @field_validator("warmup_steps", "decay_steps")
+    @classmethod
+    def _whole_or_share(cls, value: float | None) -> float | None:
+        if value is not None and value >= 1 and value != int(value):
+            raise ValueError("a number of steps is whole; below 1 it is a share of all")
+        return value
+
     def warmup(self, steps: int) -> int:
         """Steps of the warm-up in a run of `steps`."""
-        return min(100, steps // 10) if self.warmup_steps is None else self.warmup_steps
+        return min(100, steps // 10) if self.warmup_steps is None else _count(self.warmup_steps, steps)
 
     def decay(self, steps: int) -> int:
         """Steps of wsd's final decay in a run of `steps`."""
-        return steps // 5 if self.decay_steps is None else self.decay_steps
+        return steps // 5 if self.decay_steps is None else _count(self.decay_steps, steps)
 
     def problem(self, steps: int) -> str | None:
         """Why a run of `steps` cannot have this schedule; None: it can."""
@@ -112,6 +121,10 @@ class ScheduleSettings(Settings):
         return None
 
 
+def _count(value: float, steps: int) -> int:
+    return int(value) if value >= 1 else int(value * steps)
+
+
 class ValidationSettings(Settings):
     """Loss on the val split while training."""
 
@@ -122,6 +135,14 @@ class ValidationSettings(Settings):
         None, "samples of a validation on the way (default: all); the last one always takes all", ge=1
     )
     batch: int = free(16, "samples that one worker evaluates at once", ge=1)
+    where: Literal["trainer", "workers"] = free(
+        "trainer", "trainer: the training stops for it; workers: it goes on, and another Ray worker takes "
+        "the checkpoint just written (`every` must then be a multiple of checkpoint.every)"
+    )  # fmt: skip
+    cpus: int = free(
+        1, "where: workers: CPUs of that worker, beside those that train (it has a GPU, too, where the "
+        "training has some and one is free)", ge=1
+    )  # fmt: skip
 
 
 class SampleSettings(Settings):

@@ -18,6 +18,7 @@ from llm.model import onednn
 # more rows at a time, since each product adds to the whole gradient of the weight.
 IN_CACHE = 1 << 22  # 16 MiB in fp32
 AT_ONCE = 1 << 25  # 64 MiB in 16 bits
+FEWEST_ROWS, MOST_ROWS = 128, 2048  # that matrix products like
 PACKED_FROM = 1024  # tokens from which laying out the weight is won back
 
 
@@ -199,8 +200,8 @@ def _softmax(logits: Tensor) -> Tensor:
 
 
 def rows_at_once(vocab_size: int, logits: int) -> int:
-    """Tokens whose logits exist at once: so many numbers, within bounds that matrix products like."""
-    return min(max(logits // vocab_size, 128), 2048)
+    """Tokens whose logits exist at once: so many numbers, within bounds."""
+    return min(max(logits // vocab_size, FEWEST_ROWS), MOST_ROWS)
 
 
 def _matmul_type(hidden: Tensor) -> torch.dtype:

@@ -35,12 +35,17 @@ RAY_WORKERS = "llm.train.ray_workers"
 START_SECONDS = 20.0  # after which an elastic group is planned anew: a lost node may have been counted on
 
 
-def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, run: RunFolder) -> None:
-    """What can be known before anything starts. UserError names the fields that disagree."""
+def check_length(model: ModelSettings, settings: PretrainSettings) -> None:
+    """UserError where a sample is longer than what the model can see."""
     if settings.length > model.context:
         raise UserError(
             f"pretrain.length is {settings.length} tokens, model.context {model.context}: a sample must fit"
         )
+
+
+def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, run: RunFolder) -> None:
+    """What can be known before anything starts. UserError names the fields that disagree."""
+    check_length(model, settings)
     if other := other_than_preset(model):
         words = ", ".join(f"{name} {own} (preset: {there})" for name, (there, own) in other.items())
         print(f"model.preset {model.preset} with values of its own: {words}", file=sys.stderr)
@@ -80,7 +85,7 @@ def launch(
     """Train to the end. `begin` makes the run folder, when nothing is left that could refuse it.
 
     A worker's RunError or UserError is raised here; signals make a checkpoint first."""
-    for leftover in (run.stop, run.failure):
+    for leftover in (run.stop, run.failure, run.trained):
         leftover.unlink(missing_ok=True)
     cadence = min(settings.steps, max(settings.validation.every, settings.checkpoint.every))
     with Progress(run.metrics, settings.steps, cadence):
@@ -99,8 +104,10 @@ def launch(
                 from llm.train.ray_workers import train_on_ray
 
                 check_output_place(out, "pretrain.out")
+                validation = settings.validation
                 cpus = cpus_for_each(
-                    settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster
+                    settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster,
+                    ("pretrain.validation.cpus", validation.cpus if validation.where == "workers" else 0),
                 )  # fmt: skip
                 begin()
                 _tell_of_start(run, f"{settings.workers} worker{'s' * (settings.workers.max > 1)}")

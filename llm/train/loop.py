@@ -27,6 +27,7 @@ from llm.train.loss_scale import after_step, is_overflow
 from llm.train.rewind import plan_of
 from llm.train.schedule import learning_rate
 from llm.train.step_clock import StepClock
+from llm.train.validations import is_due, most_samples
 
 
 @dataclass
@@ -40,7 +41,8 @@ class Parts:
     saver: CheckpointSaver
     clock: StepClock
     log: Callable[[dict[str, Any]], None]
-    validate: Callable[[int | None], dict[str, float]]
+    validate: Callable[[int, int | None], dict[str, Any]]
+    """Of a step, with so many samples or all: its numbers, or where they will be found."""
     write_samples: Callable[[int], None]
     stop_wanted: Callable[[], bool]
     noticed: Callable[[], bool]
@@ -68,7 +70,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
     settings, clock, values = parts.settings, parts.clock, dict[str, Any]()
     seen_commit, save_wanted, notes = -1, False, dict[str, Any]()
     if state.step == 0:
-        values = {"step": 0, "time": time.time(), **parts.validate(settings.validation.max_samples)}
+        values = {"step": 0, "time": time.time(), **parts.validate(0, settings.validation.max_samples)}
         parts.log(values)
     clock.restart()
     with parts.loader.iterate(state.step, settings.steps) as batches:
@@ -207,12 +209,12 @@ def _exchange(
     return StepSums(norm, losses, loss, join_digest(rest[:4]), stop > 0, save > 0, int(committed) - 1)
 
 
-def _look(parts: Parts, state: RunState) -> dict[str, float]:
+def _look(parts: Parts, state: RunState) -> dict[str, Any]:
     """Validation and samples where they are due; what validation found."""
-    settings, found = parts.settings, dict[str, float]()
+    settings, found = parts.settings, dict[str, Any]()
     last = state.step == settings.steps
-    if last or (settings.validation.every and state.step % settings.validation.every == 0):
-        found = parts.validate(None if last else settings.validation.max_samples)
+    if is_due(state.step, settings):
+        found = parts.validate(state.step, most_samples(state.step, settings))
     if last or (settings.samples.every and state.step % settings.samples.every == 0):
         parts.write_samples(state.step)
     return found

@@ -1,9 +1,9 @@
 """Model FLOPs utilisation (MFU): what share of its devices' peak a training gets out of them.
 
 Chowdhery et al. 2022 (PaLM), appendix B: tokens/s over those that the peak would allow, with the operations
-that the model needs, not those that are computed again. Rows count whole: their padding does, and attention is
-not cut at the ends of documents. Figures of MFU differ between projects by what is
-counted and by the peak, so both are said at the start and lie in the run folder (tracking.json).
+that the model needs, not those that are computed again. Rows count whole: their padding does, and attention
+is not cut at the ends of documents. Figures of MFU differ between projects by what is counted and by the
+peak, so both are said at the start and lie in the run folder (tracking.json).
 """
 
 from __future__ import annotations

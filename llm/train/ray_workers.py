@@ -33,8 +33,10 @@ from cluster.ray_runtime import is_own_ray
 from llm.settings import PretrainSettings
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.group import Group
+from llm.train.out_of_memory import advice
 from llm.train.run_folder import RunFolder, last_line
-from llm.train.worker import OUT_OF_MEMORY, Job, Worker, check_device, work
+from llm.train.validators import Validators
+from llm.train.worker import Job, Worker, check_device, work
 
 WATCH_SECONDS = 5.0
 ROOM_SECONDS = 25.0  # that room must last before it is used: Ray counts its nodes anew every 20 s
@@ -49,6 +51,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     An elastic group goes on with fewer workers, and is asked for a checkpoint and started anew when there is
     room for more. Ray must be initialised. RunError after `max_failures` + 1 failures without a new
     checkpoint: what counts is progress, and a run on machines that come and go is restarted dozens of times.
+    With `validation.where` workers it also waits for the validation of the last checkpoint.
     """
     settings = PretrainSettings.model_validate(job.pretrain)
     run, gpu = RunFolder(places.at(job.run)), _use_gpu(settings)
@@ -56,19 +59,33 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     if is_own_ray():
         # An actor that the controller would start, and wait for, after it has started itself.
         _ = TrainAutoscalingCoordinatorClient("manta")._autoscaling_coordinator
-    with _Watch(run, settings, bundle):
-        while True:
-            before = {folder.name for folder in committed_folders(run.checkpoints)}
-            try:
-                _fit(job, run, settings, bundle)
-            except ray.train.TrainingFailedError as error:
-                saved = committed_folders(run.checkpoints)
-                if before.issuperset(folder.name for folder in saved):
-                    raise _failed(error, settings.max_failures, saved) from error
-                continue
-            if _asked(run) != GROW or _is_finished(run, settings.steps):
-                return
-            run.stop.unlink(missing_ok=True)
+    if settings.validation.where == "trainer":
+        with _Watch(run, settings, bundle):
+            _fit_to_the_end(job, run, settings, bundle)
+        return
+    with Validators(job, settings, gpu) as validators:
+        with _Watch(run, settings, bundle, validators):
+            _fit_to_the_end(job, run, settings, bundle)
+        if _is_trained(run, settings):
+            validators.finish(lambda: _asked(run) not in ("", GROW))
+
+
+def _fit_to_the_end(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
+    """Ray Train again and again, until the last step or a stop."""
+    while True:
+        before = {folder.name for folder in committed_folders(run.checkpoints)}
+        try:
+            _fit(job, run, settings, bundle)
+        except ray.train.TrainingFailedError as error:
+            saved = committed_folders(run.checkpoints)
+            if before.issuperset(folder.name for folder in saved):
+                gpu, workers = "GPU" in bundle, _workers_now(run, settings)
+                words = advice(job.model, job.pretrain, job.vocab_size, workers, gpu)
+                raise _failed(error, settings.max_failures, saved, words) from error
+            continue
+        if _asked(run) != GROW or _is_trained(run, settings):
+            return
+        run.stop.unlink(missing_ok=True)
 
 
 class _Trainer(TorchTrainer):
@@ -111,27 +128,40 @@ def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str,
     trainer.fit()
 
 
-def _failed(error: BaseException, most: int, saved: Sequence[Place]) -> RunError:
+def _failed(error: BaseException, most: int, saved: Sequence[Place], memory: str) -> RunError:
     good = (
         f"the checkpoint of step {step_of(saved[0])} is the last good one" if saved else "there is none yet"
     )
     times = "1 time" if most == 0 else f"{most + 1} times in a row"
     return RunError(
         f"the workers failed {times} without a new checkpoint (pretrain.max_failures {most}); {good}, and "
-        f"the same command continues. The last failure: {_cause(error)}"
+        f"the same command continues. The last failure: {_cause(error, memory)}"
     )
 
 
-def _is_finished(run: RunFolder, steps: int) -> bool:
+def _workers_now(run: RunFolder, settings: PretrainSettings) -> int:
+    """How many there were last: an elastic group's are in its metrics."""
+    line = last_line(run.metrics)
+    return int(line.get("workers", settings.workers.max)) if line else settings.workers.max
+
+
+def _is_trained(run: RunFolder, settings: PretrainSettings) -> bool:
+    """Whether the last step was taken, and the workers have said what there is to say."""
     summary = run.read_summary()
-    return summary is not None and summary["steps"] >= steps
+    return (summary is not None and summary["steps"] >= settings.steps) or run.trained.exists()
 
 
 class _Watch:
     """Beside a training, in the driver: says what the cluster lacks, and when there is room to grow."""
 
-    def __init__(self, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
-        self.run, self.workers, self.bundle = run, settings.workers, bundle
+    def __init__(
+        self,
+        run: RunFolder,
+        settings: PretrainSettings,
+        bundle: dict[str, float],
+        validators: Validators | None = None,
+    ) -> None:
+        self.run, self.workers, self.bundle, self.validators = run, settings.workers, bundle, validators
         self._tried: dict[frozenset[str], int] = {}
         self._room: tuple[float, Any] | None = None
         """Since when there is room, and the line of metrics at that time."""
@@ -177,7 +207,7 @@ class _Watch:
         nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
         line = last_line(self.run.metrics)
         now = line.get("workers", self.workers.max) if line else self.workers.max
-        room = _bundles(ray.available_resources(), self.bundle)
+        room = _bundles(self._free(), self.bundle)
         tries = self._tried.get(nodes, 0)
         if now >= self.workers.max or not room or tries >= TRIES or self.run.stop.exists():
             self._room = None
@@ -190,6 +220,18 @@ class _Watch:
         more = min(room, self.workers.max - now)
         print(f"room for {more} more workers beside {now}: a checkpoint, then a new start", file=sys.stderr)
         places.create(self.run.stop, GROW.encode())  # a stop that was asked for meanwhile goes first
+
+    def _free(self) -> dict[str, float]:
+        """What more workers could have.
+
+        The CPUs of the validation beside are its own, at work or not; a GPU that it has would be given up.
+        """
+        free: dict[str, float] = ray.available_resources()
+        if self.validators is not None:
+            held = self.validators.held()
+            for name in {*held, *self.validators.share}:
+                free[name] = free.get(name, 0.0) + held.get(name, 0.0) - self.validators.share.get(name, 0.0)
+        return free
 
 
 def _bundles(resources: dict[str, float], bundle: dict[str, float]) -> int:
@@ -292,13 +334,16 @@ def _report(folder: str, metrics: dict[str, Any]) -> None:
     )
 
 
-def _cause(error: BaseException) -> str:
-    """The last line of a worker's error; of one that did not merely lose its peers, if there is one."""
+def _cause(error: BaseException, memory: str) -> str:
+    """The last line of a worker's error; of one that did not merely lose its peers, if there is one.
+
+    `memory`: what is said instead where memory was not enough.
+    """
     failures = getattr(error, "worker_failures", None) or {}
     if not failures:
         return _last_line(error)
     rank = min(failures, key=lambda r: (any(word in str(failures[r]) for word in PEER_IS_GONE), r))
-    what = OUT_OF_MEMORY if "OutOfMemory" in repr(failures[rank]) else _last_line(failures[rank])
+    what = memory if "OutOfMemory" in repr(failures[rank]) else _last_line(failures[rank])
     return f"worker {rank}: {what}"
 
 

@@ -19,6 +19,7 @@ from cluster.errors import RunError, UserError
 from cluster.fields import values_of_kind
 from cluster.places import ObjectPath, Place
 from llm.settings import ModelSettings, PretrainSettings
+from llm.train.validations import join
 
 FORMAT = "manta-run-1"
 TAIL_BYTES = 1 << 14
@@ -54,6 +55,11 @@ class RunFolder:
         return self.path / "tracking.json"
 
     @property
+    def validation(self) -> Place:
+        """Numbers of checkpoints that were validated beside the training; written by the driver alone."""
+        return self.path / "validation.jsonl"
+
+    @property
     def samples(self) -> Place:
         return self.path / "samples.jsonl"
 
@@ -73,6 +79,11 @@ class RunFolder:
     @property
     def summary(self) -> Place:
         return self.path / "summary.json"
+
+    @property
+    def trained(self) -> Place:
+        """The summary without its last validation, while that is still to come from other workers."""
+        return self.path / ".trained.json"
 
     @property
     def stop(self) -> Place:
@@ -178,10 +189,15 @@ def last_lines(path: Place) -> list[dict[str, Any]]:
 
 
 def read_metrics(run: str | Place) -> list[dict[str, Any]]:
-    """One dict a logged step of a run folder, in order."""
+    """One dict a logged step of a run folder, in order; a validation stands at the step that it is of."""
     folder = RunFolder(places.at(run))
     folder.read_settings()
-    return list(read_lines(folder.metrics))
+    return joined_lines(folder)
+
+
+def joined_lines(folder: RunFolder) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, with what validations beside the training have found since."""
+    return list(join(read_lines(folder.metrics), read_lines(folder.validation)))
 
 
 def open_run(

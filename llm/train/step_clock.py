@@ -9,8 +9,8 @@ from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
 from llm.train.group import Group
 from llm.train.ledger import Ledger
-from llm.train.memory import peak_bytes
 from llm.train.mfu import Utilisation
+from llm.train.peak_memory import peak_bytes
 
 
 class StepClock:

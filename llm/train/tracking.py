@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -172,6 +172,13 @@ class Tracker:
     def log(self, values: dict[str, Any]) -> None:
         for sink in self.sinks:
             sink.log(finite(values))
+
+    def log_late(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Numbers of steps that lie back: to all but metrics.jsonl, whose lines are in the order of steps."""
+        for row in rows:
+            for sink in self.sinks:
+                if not isinstance(sink, LineFile):
+                    sink.log(finite(row))
 
     def go_back(self, step: int) -> None:
         for sink in self.sinks:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cluster.places import Place
+from llm.data.rules import Rule
 from llm.data.samples import MicroBatch
+from llm.data.validation import validation_of_corpus
 from llm.model import Model
 from llm.model.inputs import Inputs
+from llm.settings import PretrainSettings
 from llm.tasks.metrics import bits_per_byte
 from llm.train.group import Group
 from llm.train.loop import inputs_of
@@ -64,3 +69,37 @@ def measure(
         beat()
     tokens, pairs, *sums = group.sum([tokens, pairs, *total.tolist()])
     return Measured(dict(zip(units, sums, strict=True)), units, {"tokens": tokens, "pairs": pairs})
+
+
+def validate_corpus(
+    corpus: Any,
+    settings: PretrainSettings,
+    rule: Rule,
+    plans: Place,
+    model: Model,
+    forward: Forward,
+    group: Group,
+    most: int | None,
+    beat: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """The numbers of a run's validation by their names in metrics.jsonl; empty where the corpus has no rows.
+
+    `most`: samples; None: all. The one way to them, by the workers that train and beside them.
+    """
+    tokens, size = split_size(corpus, "val")
+    if not tokens:
+        return {}
+    rows = validation_of_corpus(
+        corpus, "val", settings.length, settings.validation.batch, group.rank, group.world, most, rule=rule,
+        plans=plans,
+    )  # fmt: skip
+    found = measure(model, forward, rows, group, beat)
+    if "loss" in found.sums:
+        return {"val_loss": found.loss, "bits_per_byte": found.bits_per_byte(size * rows.tokens / tokens)}
+    return {"val_loss": found.loss, **{f"val_{name}": value for name, value in found.means.items()}}
+
+
+def split_size(corpus: Any, split: str) -> tuple[int, int]:
+    """Tokens and bytes of a split over its sources."""
+    streams = [corpus.stream(name, split) for name in corpus.sources(split)]
+    return sum(s.tokens for s in streams), sum(s.bytes for s in streams)

@@ -20,16 +20,16 @@ from cluster.places import PlaceError
 from data_jobs import open_corpus
 from llm.data.batches import micro_steps
 from llm.data.loader import Loader
-from llm.data.validation import validation_of_corpus
 from llm.model import Model, make_model
 from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.accounts import make_tracker, open_ledger, totals
+from llm.train.beside import keep_of, late_rows, read_beside
 from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
-from llm.train.checkpoints.retention import Keep
+from llm.train.checkpoints.retention import Beside
 from llm.train.checkpoints.save import (
     CheckpointFailed,
     CheckpointSaver,
@@ -46,20 +46,17 @@ from llm.train.loop import Parts, train
 from llm.train.loss_scale import with_scale
 from llm.train.mfu import Utilisation, measure_by
 from llm.train.objective import Objective
+from llm.train.out_of_memory import advice, is_out_of_memory
 from llm.train.plain import PlainEngine
 from llm.train.rewind import Rewinder, plan_of
-from llm.train.run_folder import RunFolder, StopSign, environment, read_lines
+from llm.train.run_folder import RunFolder, StopSign, environment, joined_lines, read_lines
 from llm.train.run_order import check_goes_on, even_micro_batch, make_rule, shared_order
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
 from llm.train.step_clock import StepClock
 from llm.train.tracking import LineFile, MetricsFile, Tracker
-from llm.train.validate import Measured, measure
-
-OUT_OF_MEMORY = (
-    "out of memory: lower pretrain.micro_batch (the batch stays as it is), raise pretrain.zero_stage or "
-    "pretrain.workers, or set pretrain.offload"
-)
+from llm.train.validate import split_size, validate_corpus
+from llm.train.validations import CHECKPOINT, late_losses
 
 
 @dataclass(frozen=True)
@@ -114,9 +111,12 @@ def work(job: Job, group: Group, around: Worker) -> None:
         _train(job, folder, group, around)
     except (Superseded, CheckpointFailed, PlaceError):
         raise  # the folder is another's, or is away for now: then another try may find it
-    except (UserError, RunError, torch.OutOfMemoryError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            error = RunError(f"worker {group.rank}: {OUT_OF_MEMORY}. torch says: {error}")
+    except (UserError, RunError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            words = advice(job.model, job.pretrain, job.vocab_size, group.world, group.device.type == "cuda")
+            error = RunError(f"worker {group.rank}: {words}. torch says: {error}")
+        elif not isinstance(error, UserError | RunError):
+            raise
         kind = "user" if isinstance(error, UserError) else "run"
         places.write_json(folder.failure, {"launch": job.launch, "kind": kind, "message": str(error)})
         raise error from None
@@ -132,9 +132,7 @@ def _failed_before(folder: RunFolder, job: Job) -> bool:
 def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     model_settings = ModelSettings.model_validate(job.model)
     settings = PretrainSettings.model_validate(job.pretrain)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    make_deterministic()
     cache = Cache(*job.cache)
     corpus = open_corpus(job.corpus, "read", cache)
     corpus.bring(group.rank * len(corpus.shards) // group.world)
@@ -203,24 +201,30 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         send_logs()
         writer.check()
 
-    kept = Keep(settings.checkpoint.keep, settings.checkpoint.keep_every, settings.checkpoint.keep_best)
+    elsewhere = settings.validation.where == "workers"
+
+    def beside() -> Beside:
+        return read_beside(folder, settings)
+
+    kept = keep_of(settings)
     saver = CheckpointSaver(
         folder.checkpoints, engine, group.rank, group.world, attempt, kept, record,
-        before_commit, around.beat,
+        before_commit, around.beat, beside,
     )  # fmt: skip
     stop_sign = StopSign(folder.stop, watch=group.rank == 0)
-    val_tokens, val_bytes = split_size(corpus, "val")
+    tracks_late = group.rank == 0 and elsewhere and settings.wandb.mode != "disabled"
+    late = late_rows(folder) if tracks_late else None
 
-    def validate(max_rows: int | None) -> dict[str, float]:
-        if not val_tokens:
-            return {}
-        batch = settings.validation.batch
-        rows = validation_of_corpus(
-            corpus, "val", settings.length, batch, group.rank, group.world, max_rows, rule=rule,
-            plans=folder.plans,
-        )  # fmt: skip
-        found = measure(model, engine.forward, rows, group, around.beat)
-        return validation_values(found, lambda: val_bytes * rows.tokens / val_tokens)
+    def log_line(values: dict[str, Any]) -> None:
+        tracker.log(values | {"attempt": attempt})
+        tracker.log_late(late.take() if late else [])
+
+    def validate(step: int, most: int | None) -> dict[str, Any]:
+        if elsewhere and step > 0:  # the checkpoint of this step is validated; before the first there is none
+            return {CHECKPOINT: folder_name(step, saver.attempt)} if split_size(corpus, "val")[0] else {}
+        return validate_corpus(
+            corpus, settings, rule, folder.plans, model, engine.forward, group, most, around.beat
+        )
 
     def write_samples(step: int) -> None:
         tokenizer, wanted = corpus.tokenizer, settings.samples
@@ -254,7 +258,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         loader=loader,
         saver=saver,
         clock=StepClock(settings.length, group, loader, saver, utilisation, ledger),
-        log=lambda values: tracker.log(values | {"attempt": attempt}),
+        log=log_line,
         validate=validate,
         write_samples=write_samples,
         stop_wanted=stop_sign.is_there,
@@ -277,8 +281,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
                 ) from None
             around.beat()
         state, last = train(parts, state)
-        if state.step == settings.steps and "val_loss" not in last:
-            last = last | validate(None)  # resumed after the very last checkpoint
+        if state.step == settings.steps and "val_loss" not in last and not elsewhere:
+            last = last | validate(state.step, None)  # resumed after the very last checkpoint
         if group.rank == 0 and state.step == settings.steps:
             send_logs()
             write_summary(folder, job, settings, model, state, last, group.world, utilisation, ledger)
@@ -286,16 +290,12 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     finally:
         stop_sign.close()
         saver.settle()
+        if late is not None:
+            late.close()
+            tracker.log_late(late.take())
         tracker.finish(exit_code)
         for log in logs[1:]:
             log.close()
-
-
-def validation_values(found: Measured, size: Callable[[], float]) -> dict[str, float]:
-    """The numbers of a validation by their names in metrics.jsonl; `size`: bytes of text that were seen."""
-    if "loss" in found.sums:
-        return {"val_loss": found.loss, "bits_per_byte": found.bits_per_byte(size())}
-    return {"val_loss": found.loss, **{f"val_{name}": value for name, value in found.means.items()}}
 
 
 def make_engine(objective: Objective, settings: PretrainSettings, group: Group, micro_batch: int) -> Engine:
@@ -311,25 +311,22 @@ def make_engine(objective: Objective, settings: PretrainSettings, group: Group, 
     )  # fmt: skip
 
 
-def split_size(corpus: Any, split: str) -> tuple[int, int]:
-    """Tokens and bytes of a split over its sources."""
-    streams = [corpus.stream(name, split) for name in corpus.sources(split)]
-    return sum(s.tokens for s in streams), sum(s.bytes for s in streams)
+def make_deterministic() -> None:
+    """The same numbers from the same weights, in this process."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def write_summary(
-    folder: RunFolder,
-    job: Job,
-    settings: PretrainSettings,
-    model: Model,
-    state: RunState,
-    last: dict[str, Any],
-    workers: int,
-    utilisation: Utilisation,
-    ledger: Ledger | None,
-) -> None:
-    """The finished run in one file; that it exists says that the run is finished."""
-    rows = list(read_lines(folder.metrics))
+    folder: RunFolder, job: Job, settings: PretrainSettings, model: Model, state: RunState,
+    last: dict[str, Any], workers: int, utilisation: Utilisation, ledger: Ledger | None,
+) -> None:  # fmt: skip
+    """The finished run in one file; that it exists says that the run is finished.
+
+    Where others validate, theirs is the last word: then what is known without them goes to another file.
+    """
+    rows = joined_lines(folder)
     first = next((row["val_loss"] for row in rows if "val_loss" in row), None)
     summary = {
         "finished": True,
@@ -348,10 +345,11 @@ def write_summary(
         **totals(rows, utilisation, ledger),
         "attempts": len({row["attempt"] for row in rows}),
         "skipped_steps": state.guard.skipped,
-        "best_checkpoint": best_of(folder.checkpoints),
+        "best_checkpoint": best_of(folder.checkpoints, late_losses(read_lines(folder.validation))),
         "state": asdict(state),
     }
-    places.write_json(folder.summary, finite(summary))
+    beside = settings.validation.where == "workers"
+    places.write_json(folder.trained if beside else folder.summary, finite(summary))
 
 
 def model_size(model: Model) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from cluster import ray_runtime
 from cluster.errors import UserError
+from cluster.settings import ClusterSettings
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,18 @@ def test_lines_of_ray_that_are_no_errors_are_left_out() -> None:
     handle({"pid": 1, "lines": [noise, "E core_worker.cc:1: out of memory"]})
     handle({"pid": 1, "lines": [noise]})
     assert shown == [{"pid": 1, "lines": ["E core_worker.cc:1: out of memory"]}]
+
+
+def test_cpus_for_other_work_are_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a machine with four: whoever trains alone has the rest, and what does not fit is refused at once."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_runtime.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(ray_runtime.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    beside, settings = ("pretrain.validation.cpus", 1), ClusterSettings()
+    assert ray_runtime.cpus_for_each(1, 1, None, "pretrain", settings) == 4
+    assert ray_runtime.cpus_for_each(1, 1, None, "pretrain", settings, beside) == 3
+    assert ray_runtime.cpus_for_each(3, 3, 1, "pretrain", settings, beside) == 1
+    with pytest.raises(
+        UserError, match=r"4 CPUs of this machine, of which pretrain\.validation\.cpus takes 1"
+    ):
+        ray_runtime.cpus_for_each(4, 4, 1, "pretrain", settings, beside)

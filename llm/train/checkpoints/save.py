@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from cluster.sealed import seal
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.chunks import Array, ChunkedFile, write_tensors
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
-from llm.train.checkpoints.retention import Keep
+from llm.train.checkpoints.retention import Beside, Keep
 from llm.train.engine import STATES, Engine, Fragment
 
 RECEIPT_SECONDS = 600.0  # how long the first worker waits for the others' files
@@ -84,14 +84,16 @@ class CheckpointSaver:
         record: dict[str, Any],
         check_writer: Callable[[], None] = lambda: None,
         beat: Callable[[], None] = lambda: None,
+        beside: Callable[[], Beside] = Beside,
     ) -> None:
         """`check_writer` raises Superseded where another start of the command writes this run by now.
 
-        `beat` is called now and then while a save is waited for, for as long as one may take.
+        `beat` is called now and then while a save is waited for, for as long as one may take. `beside` is
+        asked before each sweep.
         """
         self.folder, self.engine, self.rank, self.world = folder, engine, rank, world
         self.attempt, self.keep, self.record = attempt, keep, record
-        self.check_writer, self.beat = check_writer, beat
+        self.check_writer, self.beat, self.beside = check_writer, beat, beside
         self.tensors = tensor_table(engine)
         self.committed_step = -1
         self.stall_seconds = 0.0
@@ -269,14 +271,7 @@ class CheckpointSaver:
         """
         try:
             self.check_writer()
-            found = committed_folders(self.folder)
-            if newest not in found:
-                return
-            folders = [newest, *(other for other in found if other != newest)]
-            losses = [self._val_loss(folder) if self.keep.best else None for folder in folders]
-            for i in self.keep.superfluous([step_of(folder) for folder in folders], losses):
-                (folders[i] / layout.INDEX).unlink(missing_ok=True)
-                places.delete_tree(folders[i])
+            sweep(newest, self.keep, self.beside(), self._val_loss)
         except Superseded as error:
             self._superseded = error
         except Exception as error:  # the checkpoint itself is there
@@ -294,6 +289,26 @@ class CheckpointSaver:
         except Superseded:
             index.unlink(missing_ok=True)
             raise
+
+
+def sweep(
+    newest: Place, keep: Keep, beside: Beside, val_loss: Callable[[Place], float | None] | None = None
+) -> None:
+    """Remove what is not kept of a run's committed checkpoints, of which `newest` was the last to be made.
+
+    `val_loss`: of a checkpoint at its commit (default: by its index).
+    """
+    val_loss = val_loss or val_loss_of
+    found = committed_folders(newest.parent)
+    if newest not in found:
+        return
+    folders = [newest, *(other for other in found if other != newest)]
+    steps = [step_of(folder) for folder in folders]
+    losses = [beside.losses.get(f.name, val_loss(f)) if keep.best else None for f in folders]
+    waiting = [i for i, f in enumerate(folders) if beside.needs(f.name, steps[i]) and val_loss(f) is None]
+    for i in keep.superfluous(steps, losses, waiting):
+        (folders[i] / layout.INDEX).unlink(missing_ok=True)
+        places.delete_tree(folders[i])
 
 
 def sweep_torn(folder: Place) -> None:
@@ -338,9 +353,9 @@ def val_loss_of(folder: Place) -> float | None:
     return None if loss is None else float(loss)
 
 
-def best_of(folder: Place) -> dict[str, Any] | None:
-    """The committed checkpoint with the lowest validation loss at its own step."""
-    losses = ((val_loss_of(child), child) for child in committed_folders(folder))
+def best_of(folder: Place, late: Mapping[str, float]) -> dict[str, Any] | None:
+    """The committed checkpoint with the lowest validation loss at its own step; `late`: what came later."""
+    losses = ((late.get(child.name, val_loss_of(child)), child) for child in committed_folders(folder))
     found = [(loss, child) for loss, child in losses if loss is not None]
     if not found:
         return None

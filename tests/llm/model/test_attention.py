@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm.model import make_model
+from llm.model import attention, make_model
 from llm.model.attention import Attention, Sight, seen
 from llm.model.positions import alibi_slopes, rotary_table, rotate
 from llm.model.transformer import places_in_documents, runs_of
@@ -201,3 +201,61 @@ def test_sight_is_shared_by_layers() -> None:
     there = torch.arange(5)
     sight = model._sight(there, there, there, None, torch.zeros(1, 5, 24))
     assert isinstance(sight, Sight) and sight.causal and sight.wide is None and sight.near is None
+
+
+def test_order_of_kernels_on_a_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's first, the others after it; compiled, too; and torch's own order after it."""
+    order = torch.nn.attention._cur_sdpa_kernel_backends
+    before, inside = order(with_priority=True), []
+
+    @torch._dynamo.allow_in_graph
+    def look(x: Tensor) -> Tensor:
+        inside.append(order(with_priority=True))
+        return x.clone()
+
+    def attend(x: Tensor) -> Tensor:
+        with attention.kernels():
+            return look(torch.nn.functional.scaled_dot_product_attention(x, x, x))
+
+    x = torch.randn(1, 1, 4, 4)
+    with torch.no_grad():
+        attend(x)
+        assert inside.pop() == before
+        monkeypatch.setattr(attention, "on_hopper", torch.compiler.assume_constant_result(lambda: True))
+        for call in (attend, torch.compile(attend, backend="eager", fullgraph=True)):
+            call(x)
+            assert inside[-1][: len(attention.ON_HOPPER or ())] == attention.ON_HOPPER
+            assert order(with_priority=True) == before
+
+
+def test_a_cpu_never_asks_for_a_gpus_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = make_model(BASE, 50), torch.randint(50, (2, 9))
+    expected = model(ids)
+
+    def asked() -> bool:
+        raise AssertionError("a CPU has no such kernels")
+
+    monkeypatch.setattr(attention, "on_hopper", asked)
+    assert torch.equal(model(ids), expected)
+    model.blocks[0].compile(backend="eager", fullgraph=True)
+    assert torch.equal(model(ids), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_order_of_kernels_changes_rounding_alone(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    """On a GPU in bf16: losses and gradients with the order that is ours, and with torch's."""
+    found = []
+    for kernels in (attention.ON_HOPPER, None):
+        monkeypatch.setattr(attention, "ON_HOPPER", kernels)
+        model = make_model(settings(width=128, heads=2, context=128), 50).cuda()
+        if compiled:
+            torch.compiler.reset()
+            for block in model.blocks:
+                block.compile(fullgraph=True)
+        ids = torch.randint(50, (2, 128), generator=torch.Generator().manual_seed(0)).cuda()
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            logits = model(ids)
+        logits.float().logsumexp(-1).mean().backward()
+        found.append((logits.float(), model.blocks[0].attention.qkv.weight.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=0.02, atol=0.02)

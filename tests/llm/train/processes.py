@@ -1,11 +1,17 @@
-"""Real worker processes on gloo, for whatever communicates."""
+"""Real worker processes on gloo, for whatever communicates.
+
+They stay for the next test: most of what a start costs is importing torch and DeepSpeed.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -13,35 +19,68 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
+@dataclass(frozen=True)
+class Workers:
+    """The processes of one process group, and the pipes to them."""
+
+    processes: list[Any]
+    pipes: list[Connection]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+
+
+_groups: dict[int, Workers] = {}
+
+
 def run_workers(function: Callable[..., Any], world: int, *args: Any, timeout: float = 240) -> list[Any]:
-    """Run `function(rank, world, *args)` in `world` processes; what each returned, by rank."""
+    """Run `function(rank, world, *args)` in `world` processes; what each returned, by rank.
+
+    Where one fails, all are ended, and the next call has new ones.
+    """
+    workers = _groups.get(world) or _start(world)
+    _groups[world] = workers
+    try:
+        for pipe in workers.pipes:
+            pipe.send((function, args))
+        return _results(workers, time.monotonic() + timeout)
+    except BaseException:
+        del _groups[world]
+        workers.kill()
+        raise
+
+
+def _results(workers: Workers, end: float) -> list[Any]:
+    results: dict[int, Any] = {}
+    while len(results) < len(workers.pipes):
+        for rank, pipe in enumerate(workers.pipes):
+            if rank not in results and pipe.poll(0.02):
+                ok, value = pipe.recv()
+                if not ok:
+                    raise AssertionError(f"worker {rank}:\n{value}")
+                results[rank] = value
+        assert time.monotonic() < end, f"only workers {sorted(results)} of {len(workers.pipes)} came back"
+    return [results[rank] for rank in range(len(workers.pipes))]
+
+
+def _start(world: int) -> Workers:
     context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    processes = [
-        context.Process(target=_enter, args=(function, rank, world, port, queue, args), daemon=True)
-        for rank in range(world)
-    ]
-    for process in processes:
+    processes, pipes = [], []
+    for rank in range(world):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(rank, world, port, theirs), daemon=True)
         process.start()
-    results: dict[int, Any] = {}
-    for process in processes:
-        process.join(timeout)
-    while not queue.empty():
-        rank, ok, value = queue.get()
-        if not ok:
-            raise AssertionError(f"worker {rank}:\n{value}")
-        results[rank] = value
-    for process in processes:
-        if process.is_alive():
-            process.kill()
-    assert len(results) == world, f"only workers {sorted(results)} of {world} came back"
-    return [results[rank] for rank in range(world)]
+        theirs.close()
+        processes.append(process)
+        pipes.append(ours)
+    return Workers(processes, pipes)
 
 
-def _enter(function: Callable[..., Any], rank: int, world: int, port: int, queue: Any, args: Any) -> None:
+def _serve(rank: int, world: int, port: int, pipe: Connection) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -51,13 +90,15 @@ def _enter(function: Callable[..., Any], rank: int, world: int, port: int, queue
         MASTER_PORT=str(port),
     )
     torch.set_num_threads(1)
-    try:
-        dist.init_process_group("gloo", rank=rank, world_size=world)
-        value = function(rank, world, *args)
-        dist.barrier()
-        queue.put((rank, True, value))
-    except BaseException:
-        queue.put((rank, False, traceback.format_exc()))
-        raise
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    while True:
+        try:
+            function, args = pipe.recv()
+        except EOFError:  # the tests are over
+            os._exit(0)
+        try:
+            value = function(rank, world, *args)
+            dist.barrier()
+            pipe.send((True, value))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))

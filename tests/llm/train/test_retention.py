@@ -15,8 +15,8 @@ from cluster.lease import Superseded
 from llm.train.checkpoints import layout
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import CheckpointReader
-from llm.train.checkpoints.retention import Keep
-from llm.train.checkpoints.save import CheckpointSaver, committed_folders, step_of
+from llm.train.checkpoints.retention import Beside, Keep
+from llm.train.checkpoints.save import CheckpointSaver, best_of, committed_folders, step_of, sweep
 from tests.llm.train.test_engines import make_engine
 
 
@@ -137,3 +137,26 @@ def test_the_best_stays_where_its_index_cannot_be_read(
     monkeypatch.setattr(Path, "read_bytes", stale)
     saver_of(tmp_path, "ab" * 6, Keep(1, best=1), (2,), 3.0)
     assert steps_in(tmp_path) == [2, 1]
+
+
+def test_late_losses_and_waiting_ones_count(tmp_path: Path) -> None:
+    """best: by a loss that came after the commit, too; what waits for its validation stays for now."""
+    saver_of(tmp_path, "cd" * 6, 9, (1, 2, 3, 4, 5))
+    newest, *_ = committed_folders(tmp_path)
+    losses = {layout.folder_name(step, "cd" * 6): loss for step, loss in ((1, 3.0), (2, 2.0), (5, 2.5))}
+    waits = {layout.folder_name(3, "cd" * 6)}
+    keep = Keep(1, best=1)
+    sweep(newest, keep, Beside(losses, lambda name, step: name in waits and step == 3))
+    assert steps_in(tmp_path) == [5, 3, 2]
+    assert best_of(tmp_path, losses) == {
+        "folder": layout.folder_name(2, "cd" * 6), "step": 2, "val_loss": 2.0,
+    }  # fmt: skip
+    sweep(newest, keep, Beside(losses))
+    assert steps_in(tmp_path) == [5, 2]
+
+
+def test_what_has_a_number_of_its_own_waits_for_none(tmp_path: Path) -> None:
+    """Of a start whose workers validated themselves: validation beside them does not want it again."""
+    saver_of(tmp_path, "cd" * 6, 9, (1, 2), 2.0)
+    sweep(committed_folders(tmp_path)[0], Keep(1), Beside(needs=lambda name, step: True))
+    assert steps_in(tmp_path) == [2]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from llm.settings import ScheduleSettings
 from llm.train.schedule import learning_rate
@@ -67,6 +68,14 @@ def test_inverse_square_root_is_that_of_the_transformer() -> None:
 def test_a_warm_up_that_is_not_given() -> None:
     assert [ScheduleSettings().warmup(n) for n in (5, 50, 1000, 9999)] == [0, 5, 100, 100]
     assert ScheduleSettings(warmup_steps=0).warmup(50) == 0
+
+
+def test_shares_of_all_steps() -> None:
+    share = ScheduleSettings(kind="wsd", warmup_steps=0.1, decay_steps=0.5)
+    assert (share.warmup(50), share.decay(50)) == (5, 25)
+    assert (share.warmup(1), share.decay(1)) == (0, 0)
+    with pytest.raises(ValidationError, match="a number of steps is whole"):
+        ScheduleSettings(warmup_steps=2.5)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,11 @@ def test_one_number_is_kept_as_one() -> None:
         ({"offload": {"optimizer": "cpu"}, "zero_stage": 0}, "offload.optimizer needs .* zero_stage 1"),
         ({"offload": {"parameters": "cpu"}, "zero_stage": 2}, "offload.parameters needs .* zero_stage 3"),
         ({"offload": {"optimizer": "cpu"}, "engine": "plain"}, "engine is plain"),
+        ({"validation": {"where": "workers"}, "launch": "here"}, "needs Ray, and launch is 'here'"),
+        (
+            {"validation": {"where": "workers", "every": 30}, "checkpoint": {"every": 20}},
+            r"validation.every \(30\) must be a multiple of checkpoint.every \(20\)",
+        ),
         ({"offload": {"optimizer": "nvme"}}, "nvme is not supported: .*async_io"),
         ({"precision": "fp16", "device": "cpu"}, "fp16 is for GPUs"),
         ({"loss_scale": {"initial": 8}}, "loss_scale is for precision fp16, precision is fp32"),
