@@ -50,14 +50,14 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def tracking(self) -> Place:
-        """What the numbers in metrics.jsonl are measured by, and the run's time over all starts."""
-        return self.path / "tracking.json"
-
-    @property
     def validation(self) -> Place:
         """Numbers of checkpoints that were validated beside the training; written by the driver alone."""
         return self.path / "validation.jsonl"
+
+    @property
+    def tracking(self) -> Place:
+        """What the numbers in metrics.jsonl are measured by, and the run's time over all starts."""
+        return self.path / "tracking.json"
 
     @property
     def samples(self) -> Place:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from cluster.places import PlaceError
 from data_jobs import open_corpus
 from llm.data.batches import micro_steps
 from llm.data.loader import Loader
-from llm.model import Model, make_model
+from llm.model import make_model
 from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
-from llm.train.accounts import make_tracker, open_ledger, totals
+from llm.train.accounts import make_tracker, open_ledger
 from llm.train.beside import keep_of, late_rows, read_beside
 from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
@@ -33,30 +33,29 @@ from llm.train.checkpoints.retention import Beside
 from llm.train.checkpoints.save import (
     CheckpointFailed,
     CheckpointSaver,
-    best_of,
     committed_folders,
     sweep_torn,
 )
 from llm.train.compiling import compile_model
 from llm.train.engine import Engine
 from llm.train.group import Group
-from llm.train.guard import finite
 from llm.train.ledger import Ledger
 from llm.train.loop import Parts, train
 from llm.train.loss_scale import with_scale
-from llm.train.mfu import Utilisation, measure_by
+from llm.train.mfu import measure_by
 from llm.train.objective import Objective
 from llm.train.out_of_memory import advice, is_out_of_memory
 from llm.train.plain import PlainEngine
 from llm.train.rewind import Rewinder, plan_of
-from llm.train.run_folder import RunFolder, StopSign, environment, joined_lines, read_lines
+from llm.train.run_folder import RunFolder, StopSign, environment
 from llm.train.run_order import check_goes_on, even_micro_batch, make_rule, shared_order
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
 from llm.train.step_clock import StepClock
+from llm.train.summary import write_summary
 from llm.train.tracking import LineFile, MetricsFile, Tracker
 from llm.train.validate import split_size, validate_corpus
-from llm.train.validations import CHECKPOINT, late_losses
+from llm.train.validations import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -212,8 +211,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         before_commit, around.beat, beside,
     )  # fmt: skip
     stop_sign = StopSign(folder.stop, watch=group.rank == 0)
-    tracks_late = group.rank == 0 and elsewhere and settings.wandb.mode != "disabled"
-    late = late_rows(folder) if tracks_late else None
+    late = late_rows(folder) if elsewhere and group.rank == 0 else None
 
     def log_line(values: dict[str, Any]) -> None:
         tracker.log(values | {"attempt": attempt})
@@ -285,7 +283,9 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
             last = last | validate(state.step, None)  # resumed after the very last checkpoint
         if group.rank == 0 and state.step == settings.steps:
             send_logs()
-            write_summary(folder, job, settings, model, state, last, group.world, utilisation, ledger)
+            write_summary(
+                folder, job.run_id, settings, model, state, last, group.world, utilisation, ledger,
+            )  # fmt: skip
         exit_code = 0
     finally:
         stop_sign.close()
@@ -316,45 +316,6 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def write_summary(
-    folder: RunFolder, job: Job, settings: PretrainSettings, model: Model, state: RunState,
-    last: dict[str, Any], workers: int, utilisation: Utilisation, ledger: Ledger | None,
-) -> None:  # fmt: skip
-    """The finished run in one file; that it exists says that the run is finished.
-
-    Where others validate, theirs is the last word: then what is known without them goes to another file.
-    """
-    rows = joined_lines(folder)
-    first = next((row["val_loss"] for row in rows if "val_loss" in row), None)
-    summary = {
-        "finished": True,
-        "run_id": job.run_id,
-        "parameters": model_size(model),
-        "workers": workers,
-        "engine": settings.engine,
-        "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
-        "steps": state.step,
-        "tokens": state.tokens,
-        "loss": next((row["loss"] for row in reversed(rows) if row.get("loss") is not None), None),
-        "first_val_loss": first,
-        "val_loss": last.get("val_loss"),
-        "bits_per_byte": last.get("bits_per_byte"),
-        **{name: value for name, value in last.items() if name.startswith("val_")},
-        **totals(rows, utilisation, ledger),
-        "attempts": len({row["attempt"] for row in rows}),
-        "skipped_steps": state.guard.skipped,
-        "best_checkpoint": best_of(folder.checkpoints, late_losses(read_lines(folder.validation))),
-        "state": asdict(state),
-    }
-    beside = settings.validation.where == "workers"
-    places.write_json(folder.trained if beside else folder.summary, finite(summary))
-
-
-def model_size(model: Model) -> int:
-    """Parameters of the whole model, also where ZeRO 3 has cut them up."""
-    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
 
 
 def work_here(job: Job) -> None:
