@@ -18,8 +18,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 # Each is benchmarks/NAME.py with a `run`, imported when it is run. In this order: the loader is compared with
 # the training that `train` has measured.
 BENCHMARKS = (
-    "train", "loader", "models", "engine", "stack", "trainer", "learning", "memory", "goodput", "parity",
-    "validation",
+    "train", "loader", "models", "engine", "stack", "trainer", "learning", "memory", "tracking", "goodput",
+    "parity", "validation",
 )  # fmt: skip
 PICTURES = ROOT / "docs" / "images"
 DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle; hours on 2
@@ -28,9 +28,10 @@ and its memory. models: training, memory and generation beside transformers. eng
 starting and coming back after a kill cost. stack: the whole stack and the plain engine around a larger model
 beside a bare loop, and two workers beside one. trainer: one process beside transformers' Trainer. learning:
 validation losses beside transformers' GPT-2, with a picture. memory: the plan of a worker's memory beside
-real processes. goodput: what is left of the time under kills. parity: how far losses of every ZeRO stage,
-precision and optimizer are from torch alone. validation: what it costs the steps, on the trainer and on
-another worker. GPUs have a command of their own: python -m benchmarks.gpu --help."""
+real processes. tracking: training while W&B does not answer. goodput: what is left of the time under kills.
+parity: how far losses of every ZeRO stage, precision and optimizer are from torch alone. validation: what it
+costs the steps, on the trainer and on another worker. GPUs have a command of their own: python -m
+benchmarks.gpu --help."""
 
 
 def main(argv: list[str]) -> int:

@@ -21,8 +21,8 @@ from cluster.errors import RunError
 from llm.train.run_folder import RunFolder, read_lines, read_metrics
 
 WARM_UP = 5  # steps whose gaps do not count
-VALIDATIONS = 4  # on the way, in each run
-STEPS_BETWEEN = 25
+VALIDATIONS = 3  # on the way, in each run
+STEPS_BETWEEN = 20
 SAMPLES = 128
 TURNS = 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -28,6 +29,7 @@ and ends with the same result; a finished run is left alone."""
 
 
 def main(argv: list[str]) -> int:
+    began = time.time()
     recipe = read_command("python -m llm.pretrain", DESCRIPTION, argv, _options)
     settings = recipe.need(PretrainSettings)
     run = RunFolder(places.absolute(recipe.out("pretrain")))
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> int:
                 launch=secrets.token_hex(8),
                 lease=asdict(lease.of_workers),
                 cache=cache.arguments,
+                began=began,
             )
             launch(job, run, settings, cluster, recipe.out("pretrain"), begin, lease)
         summary = run.read_summary()

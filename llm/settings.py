@@ -235,6 +235,10 @@ class PretrainSettings(Settings):
         None, "when the corpus' digests are checked (default: at the start up to 2 GiB, else at first read)"
     )
     log_every: int = free(1, "steps between lines of metrics.jsonl", ge=1)
+    peak_tflops: float | None = free(
+        None, "dense TFLOP/s of one worker's device, by which mfu is measured (default: the published peak "
+        "of a GPU that is known)", gt=0
+    )  # fmt: skip
 
     guard: GuardSettings = plan(GuardSettings(), "steps that would harm the weights")
     selfcheck: bool = free(

@@ -186,6 +186,12 @@ class WandbSettings(Settings):
         "auto", "auto: online where there is an API key, else offline"
     )
     project: str = free("manta", "project that the run appears in")
+    patience_seconds: float = free(
+        20.0,
+        "most seconds that W&B may take to open the run, before it is kept on disk instead, and to take what "
+        "is left after the last step; no step waits for it",
+        gt=0,
+    )
 
 
 class MaskingSettings(Settings):

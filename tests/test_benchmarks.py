@@ -21,6 +21,7 @@ from benchmarks.loader import memory_row
 from benchmarks.rows import Row, table, write_result
 from benchmarks.train import WARM_UP, Pair, rate_of, row_of
 from benchmarks.validation import gaps_of
+from benchmarks.wandb_server import USELESS
 from cluster.errors import RunError, UserError
 from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, PretrainSettings
@@ -193,6 +194,16 @@ def test_quick_loader_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ]
     assert all(isinstance(row["ours"], float) for row in rows)
     assert "what" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_quick_tracking_run(tmp_path: Path) -> None:
+    """Four real trainings: it fails where one does, or where the losses differ."""
+    assert main(["tracking", "--quick", "--out", str(tmp_path)]) == 0
+    rows = check_result(tmp_path / "tracking.json")
+    assert [str(row["what"]).rpartition(" that ")[2] for row in rows] == list(USELESS)
+    assert {row["goal"] for row in rows} == {"ratio >= 0.98"}
 
 
 def test_wrong_calls_are_told(tmp_path: Path) -> None:

@@ -35,6 +35,16 @@ def short(value: float | None) -> str:
     return number(value)
 
 
+def size(amount: float | None) -> str:
+    """Bytes as a person says them: 812 MiB, 61.4 GiB."""
+    if amount is None:
+        return "–"
+    for limit, unit in ((1 << 30, "GiB"), (1 << 20, "MiB")):
+        if amount >= limit:
+            return f"{amount / limit:,.{1 if amount < 100 * limit else 0}f} {unit}"
+    return f"{amount / 1024:,.0f} KiB"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as a person says them: 48 s, 3 min 20 s, 5 h 12 min."""
     if seconds is None:

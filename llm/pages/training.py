@@ -60,10 +60,13 @@ def key_numbers(rows: Sequence[Row], restarts: Sequence[Row]) -> dict[str, Any]:
         "masked_accuracy": _last(_column(rows, "val_masked_accuracy")),
         "nsp_accuracy": _last(_column(rows, "val_nsp_accuracy")),
         "tokens_per_second": median(_column(rows, "tokens_per_second") or [0]) or None,
+        "mfu": median(_column(rows, "mfu") or [0]) or None,
+        "goodput": _last(_column(rows, "goodput")),
+        "memory_bytes": max(_column(rows, "memory_bytes"), default=None),
         "data_wait_share": sum(_column(rows, "data_wait_seconds")) / step_seconds if step_seconds else None,
         "checkpoint_stall_seconds": sum(stall_seconds(rows).values()),
         "seconds": times[-1] - times[0] if times else None,
-        "restarts": len(restarts),
+        "restarts": _last(_column(rows, "restarts")) if _column(rows, "restarts") else len(restarts),
         "steps_with_no_finite_loss": sum(1 for row in rows if "loss" in row and _number(row["loss"]) is None),
     }
 
@@ -144,7 +147,10 @@ def run_tiles(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Masked tokens right", blocks.number(key["masked_accuracy"], 3), "validation"),
         ("Next sentence right", blocks.number(key["nsp_accuracy"], 3), "chance: 0.5"),
         ("Throughput, median", blocks.short(key["tokens_per_second"]), "tokens/s"),
-        ("Waiting for data", "–" if wait is None else f"{100 * wait:.2g} %", "of step time"),
+        ("Model FLOPs utilisation", _percent(key["mfu"]), "of the peak, median"),
+        ("Waiting for data", _percent(wait, 2), "of step time"),
+        ("Goodput", _percent(key["goodput"]), "of the time it ran"),
+        ("Memory, fullest worker", blocks.size(key["memory_bytes"]), "peak"),
         ("First to last step", blocks.duration(key["seconds"]), ""),
         ("Restarts", blocks.number(key["restarts"]), ""),
     ]
@@ -176,8 +182,8 @@ def training_sections(
 
 
 def training_charts(numbers: Mapping[str, Any], prefix: str = "") -> list[Chart]:
-    """Loss, bits per byte, accuracies, learning rate, gradient norm, throughput, seconds of a step: those
-    with values."""
+    """Loss, bits per byte, accuracies, throughput, utilisation, learning rate, gradient norm, seconds of a
+    step, goodput, memory: those with values."""
     rows, restarts = numbers["rows"], [r["step"] for r in numbers["restarts"]]
     smoothed = dict(zip((row["step"] for row in rows), numbers["smoothed_loss"], strict=True))
     chart = _ChartMaker(rows, restarts, prefix)
@@ -204,6 +210,9 @@ def training_charts(numbers: Mapping[str, Any], prefix: str = "") -> list[Chart]
         chart.make("throughput", "Throughput", "tokens per second", [
             ("all workers together", "tokens_per_second", "--green", 1.5),
         ]),
+        chart.make("mfu", "Model FLOPs utilisation", "share of the peak", [
+            ("all workers together", "mfu", "--green", 1.5),
+        ]),
         chart.make("rate", "Learning rate", "learning rate (no unit)", [
             ("learning rate", "lr", "--blue", 2),
         ]),
@@ -214,6 +223,12 @@ def training_charts(numbers: Mapping[str, Any], prefix: str = "") -> list[Chart]
             ("whole step", "step_seconds", "--blue", 1.5),
             ("waiting for data", "data_wait_seconds", "--orange", 1.5),
             ("stalled by checkpoints", stall_seconds(rows), "--red", 1.5),
+        ]),
+        chart.make("goodput", "Goodput", "share of the time it ran", [
+            ("steps that count", "goodput", "--blue", 1.5),
+        ]),
+        chart.make("memory", "Memory", "GiB, peak so far", [
+            ("fullest worker", _scaled(rows, "memory_bytes", 1 << 30), "--violet", 1.5),
         ]),
     ]  # fmt: skip
     return [chart for chart in candidates if chart is not None]
@@ -355,6 +370,15 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value
+
+
+def _scaled(rows: Sequence[Row], name: str, unit: float) -> dict[int, float]:
+    """Step to a number in another unit."""
+    return {row["step"]: value / unit for row in rows if (value := _number(row.get(name))) is not None}
+
+
+def _percent(share: float | None, digits: int = 3) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}g} %"
 
 
 def _tokens(row: Row) -> Any:

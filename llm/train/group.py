@@ -21,9 +21,11 @@ class Group:
         """Element-wise sum over the workers, in fp64."""
         if self.world == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self._exchange_device())
-        dist.all_reduce(tensor)
-        return tensor.tolist()
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: list[float]) -> list[float]:
+        """Element-wise maximum over the workers, in fp64."""
+        return values if self.world == 1 else self._reduce(values, dist.ReduceOp.MAX)
 
     def agree(self, yes: bool) -> bool:
         """True where every worker says yes."""
@@ -33,6 +35,11 @@ class Group:
         """A fresh random id that all workers of this group share (48 bits, so that fp64 carries it)."""
         number = secrets.randbits(48) if self.rank == 0 else 0
         return f"{int(self.sum([float(number)])[0]):012x}"
+
+    def _reduce(self, values: list[float], how: dist.ReduceOp.RedOpType) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._exchange_device())
+        dist.all_reduce(tensor, how)
+        return tensor.tolist()
 
     def _exchange_device(self) -> torch.device:
         return self.device if dist.get_backend() == "nccl" else torch.device("cpu")

@@ -87,7 +87,8 @@ def launch(
     A worker's RunError or UserError is raised here; signals make a checkpoint first."""
     for leftover in (run.stop, run.failure, run.trained):
         leftover.unlink(missing_ok=True)
-    with Progress(run.metrics, settings.steps):
+    cadence = min(settings.steps, max(settings.validation.every, settings.checkpoint.every))
+    with Progress(run.metrics, settings.steps, cadence):
         if settings.launch == "here":
             begin()
             _tell_of_start(run, "one worker, in this process")

@@ -26,6 +26,7 @@ from llm.train.guard import GuardState, after_applied, after_skipped, check_row,
 from llm.train.loss_scale import after_step, is_overflow
 from llm.train.rewind import plan_of
 from llm.train.schedule import learning_rate
+from llm.train.step_clock import StepClock
 from llm.train.validations import is_due, most_samples
 
 
@@ -38,6 +39,7 @@ class Parts:
     engine: Engine
     loader: Loader
     saver: CheckpointSaver
+    clock: StepClock
     log: Callable[[dict[str, Any]], None]
     validate: Callable[[int, int | None], dict[str, Any]]
     """Of a step, with so many samples or all: its numbers, or where they will be found."""
@@ -65,12 +67,12 @@ class StepSums:
 
 def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
     """Train from `state` to the last step, or until a stop is wanted; the last logged values."""
-    settings, clock, values = parts.settings, _Clock(parts), dict[str, Any]()
+    settings, clock, values = parts.settings, parts.clock, dict[str, Any]()
     seen_commit, save_wanted, notes = -1, False, dict[str, Any]()
     if state.step == 0:
         values = {"step": 0, "time": time.time(), **parts.validate(0, settings.validation.max_samples)}
         parts.log(values)
-        clock.restart()
+    clock.restart()
     with parts.loader.iterate(state.step, settings.steps) as batches:
         for batch in batches:
             fault_point("train.step", step=batch.step + 1, rank=parts.group.rank, sample=batch.numbers)
@@ -107,7 +109,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 "sample_digest": f"{sums.digest:016x}",
                 **notes,
             }
-            values = {"step": state.step, "time": time.time()} | values | clock.lap(state, batch)
+            values = {"step": state.step, "time": time.time()} | values | clock.lap(state, len(batch.numbers))
             parts.beat()
             if sums.committed_step > seen_commit:
                 seen_commit = sums.committed_step
@@ -115,14 +117,18 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
             found = _look(parts, state)
             values |= found
             last = sums.stop or state.step == settings.steps
-            if last or found or notes or state.step % settings.log_every == 0:
+            saves = last or save_wanted or state.step % settings.checkpoint.every == 0
+            logs = bool(saves or notes or state.step % settings.log_every == 0)  # alike on all workers
+            if logs:
+                values |= clock.memory()
+            if logs or found:
                 parts.log(values)
             if why is not None:
                 begin = int(parts.loader.plan.numbers(guard.last_applied)[0])
                 check_row(guard, settings.guard, state.step, (begin, state.next_number), told)
             notes = {}
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
-            if last or save_wanted or state.step % settings.checkpoint.every == 0:
+            if saves:
                 parts.saver.save(state, found.get("val_loss"))
                 save_wanted = False
                 parts.beat()
@@ -221,28 +227,3 @@ def inputs_of(micro: MicroBatch, device: torch.device) -> Inputs:
         micro.next_labels, micro.next_weights,
     )  # fmt: skip
     return Inputs._make(None if a is None else torch.from_numpy(a) for a in arrays).to(device)
-
-
-class _Clock:
-    """Time of the steps themselves: validation, samples and the copy of a checkpoint are counted apart."""
-
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.restart()
-
-    def restart(self) -> None:
-        self._start = time.perf_counter()
-        self._waited = self.parts.loader.wait_seconds
-
-    def lap(self, state: RunState, batch: Batch) -> dict[str, float]:
-        seconds = time.perf_counter() - self._start
-        tokens = len(batch.numbers) * self.parts.settings.length
-        return {
-            "tokens": state.tokens,
-            "samples": state.next_number,
-            "tokens_per_second": tokens / seconds,
-            "step_seconds": seconds,
-            "workers": self.parts.group.world,
-            "data_wait_seconds": self.parts.loader.wait_seconds - self._waited,
-            "checkpoint_stall_seconds": self.parts.saver.stall_seconds,
-        }

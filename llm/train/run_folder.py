@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "validation.jsonl"
 
     @property
+    def tracking(self) -> Place:
+        """What the numbers in metrics.jsonl are measured by, and the run's time over all starts."""
+        return self.path / "tracking.json"
+
+    @property
     def samples(self) -> Place:
         return self.path / "samples.jsonl"
 
@@ -173,16 +178,26 @@ def last_line(path: Place) -> dict[str, Any] | None:
     return value
 
 
+def last_lines(path: Place) -> list[dict[str, Any]]:
+    """The last whole lines of a JSON lines file that may be growing, some tens, oldest first."""
+    try:
+        data = places.read_tail(path, TAIL_BYTES)
+        lines = data.splitlines(keepends=True)[0 if len(data) < TAIL_BYTES else 1 :]
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    except (OSError, ValueError):
+        return []
+
+
 def read_metrics(run: str | Place) -> list[dict[str, Any]]:
     """One dict a logged step of a run folder, in order; a validation stands at the step that it is of."""
     folder = RunFolder(places.at(run))
     folder.read_settings()
-    return joined_lines(folder)
+    return list(joined_lines(folder))
 
 
-def joined_lines(folder: RunFolder) -> list[dict[str, Any]]:
+def joined_lines(folder: RunFolder) -> Iterator[dict[str, Any]]:
     """The lines of metrics.jsonl, with what validations beside the training have found since."""
-    return list(join(read_lines(folder.metrics), read_lines(folder.validation)))
+    return join(read_lines(folder.metrics), read_lines(folder.validation))
 
 
 def open_run(

@@ -18,7 +18,7 @@ from cluster.errors import RunError
 from cluster.lease import Superseded
 from cluster.places import ObjectPath, Place
 from llm.train.guard import finite
-from llm.train.run_folder import line_of
+from llm.train.run_folder import last_line, line_of
 
 CHECK_SECONDS = 1.0  # between two looks at the lease, at least
 COPY_BYTES = 1 << 22
@@ -84,6 +84,10 @@ class LineFile:
             self._file = None
         with self._sender.changed() if self._sender is not None else contextlib.nullcontext():
             truncate_after(self._path, step)
+
+    def last(self) -> dict[str, Any] | None:
+        """The last line that is kept; None where there is none."""
+        return last_line(self._path)
 
     def send(self) -> None:
         """Whoever reads the file finds every line from now on."""

@@ -22,9 +22,10 @@ from cluster.cache import Cache
 from cluster.errors import RunError
 from cluster.fault_points import fault_point
 from cluster.lease import Pass, Superseded
-from cluster.places import ObjectPath, Place
+from cluster.places import Place
 from data_jobs import open_corpus
 from llm.settings import PretrainSettings
+from llm.train.accounts import open_wandb
 from llm.train.beside import keep_of, read_beside
 from llm.train.checkpoints.save import best_of, committed_folders, step_of, sweep, val_loss_of
 from llm.train.evaluator import Evaluator
@@ -44,7 +45,7 @@ from llm.train.validations import (
 )
 from llm.train.worker import Job
 
-POLL_SECONDS, REMOTE_POLL_SECONDS = 0.5, 5.0  # between two looks for new checkpoints
+POLL_SECONDS, REMOTE_POLL_SECONDS = 1.0, 5.0  # between two looks for new checkpoints
 PLACE_SECONDS = 1.0  # that the workers' reservation may wait beside an evaluator
 PATIENCE_SECONDS = 20.0  # without room for an evaluator, before it is told
 RETRY_SECONDS = 5.0
@@ -52,7 +53,7 @@ TRIES = 3
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Process:
     """An evaluator, and what it has of the cluster, or wants."""
 
     resources: dict[str, float]
@@ -92,7 +93,7 @@ class Validators:
         self._seconds = REMOTE_POLL_SECONDS if places.is_remote(self.run.path) else POLL_SECONDS
         self._at_start = {folder.name for folder in committed_folders(self.run.checkpoints)}
         self._rows = self._unfinished_again(list(read_lines(self.run.validation)))
-        self._place: _Place | None = None
+        self._process: _Process | None = None
         self._work: _Work | None = None
         self._own: dict[str, bool] = {}
         self._tries: dict[str, int] = {}
@@ -112,7 +113,7 @@ class Validators:
 
     def held(self) -> dict[str, float]:
         """What an evaluator has of the cluster at this moment."""
-        there = self._place
+        there = self._process
         return dict(there.resources) if there is not None and there.is_found() else {}
 
     def finish(self, stop_wanted: Callable[[], bool]) -> None:
@@ -149,11 +150,8 @@ class Validators:
     def _send(self, run_id: str, rows: Sequence[Row]) -> None:
         """To W&B, what was found when its run was over in the workers."""
         if rows and self.settings.wandb.mode != "disabled":
-            from llm.train.wandb_run import WandbRun
-
-            place = self.job.scratch if isinstance(self.run.path, ObjectPath) else self.run.path
             config = {"model": self.job.model, "pretrain": self.job.pretrain}
-            wandb = WandbRun(place, run_id, self.settings.wandb, config, [])
+            wandb = open_wandb(self.run.path, self.job.scratch, run_id, self.settings.wandb, config)
             for row in rows:
                 wandb.log({"step": row["step"], **numbers_of(row)})
             wandb.finish(0)
@@ -207,21 +205,21 @@ class Validators:
         return self._own[folder.name] and step_of(folder) != self.settings.steps
 
     def _start(self, folder: Place) -> None:
-        there = self._place = self._place or self._new_evaluator()
+        there = self._process = self._process or self._new_evaluator()
         step, most = step_of(folder), most_samples(step_of(folder), self.settings)
         self._work = _Work(folder, step, most, there.actor.validate.remote(str(folder), step, most))
 
-    def _new_evaluator(self) -> _Place:
+    def _new_evaluator(self) -> _Process:
         cpus = self.settings.validation.cpus
         gpus = 1 if self.gpu and ray.available_resources().get("GPU", 0) >= 1 else 0
         made = ray.remote(Evaluator).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
         actor = made.remote(vars(self.job), cpus, "cuda" if gpus else "cpu")
         resources = self.share | ({"GPU": 1.0} if gpus else {})
-        return _Place(resources, actor, actor.is_there.remote(), time.monotonic())
+        return _Process(resources, actor, actor.is_there.remote(), time.monotonic())
 
     def _look(self, work: _Work) -> None:
         """What has become of a validation."""
-        there = self._place
+        there = self._process
         assert there is not None
         if not _is_done(work.result):
             if not there.is_found() and time.monotonic() - there.since > PATIENCE_SECONDS:
@@ -299,7 +297,7 @@ class Validators:
         self._pending_since = (self._pending_since or time.monotonic()) if pending else None
         return pending and time.monotonic() - (self._pending_since or 0.0) > PLACE_SECONDS
 
-    def _tell_of_lack(self, work: _Work, there: _Place) -> None:
+    def _tell_of_lack(self, work: _Work, there: _Process) -> None:
         if not self._told_of_lack:
             self._told_of_lack = True
             wanted = ", ".join(f"{amount:g} {name}" for name, amount in there.resources.items())
@@ -314,7 +312,7 @@ class Validators:
 
     def _end_evaluator(self) -> None:
         """Wherever it is; what it was at waits again, if it has no line."""
-        there, self._place, self._work = self._place, None, None
+        there, self._process, self._work = self._process, None, None
         if there is not None:
             ray.kill(there.actor)
 

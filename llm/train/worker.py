@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from cluster import places
 from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.lease import Pass, Superseded
-from cluster.places import ObjectPath, PlaceError
+from cluster.places import PlaceError
 from data_jobs import open_corpus
 from llm.data.batches import micro_steps
 from llm.data.loader import Loader
-from llm.model import Model, make_model
+from llm.model import make_model
 from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
 from llm.settings import ModelSettings, PretrainSettings
+from llm.train.accounts import make_tracker, open_ledger
 from llm.train.beside import keep_of, late_rows, read_beside
 from llm.train.checkpoints.layout import RunState, folder_name
 from llm.train.checkpoints.load import CheckpointReader, load_newest
@@ -31,27 +33,29 @@ from llm.train.checkpoints.retention import Beside
 from llm.train.checkpoints.save import (
     CheckpointFailed,
     CheckpointSaver,
-    best_of,
     committed_folders,
     sweep_torn,
 )
 from llm.train.compiling import compile_model
 from llm.train.engine import Engine
 from llm.train.group import Group
-from llm.train.guard import finite
+from llm.train.ledger import Ledger
 from llm.train.loop import Parts, train
 from llm.train.loss_scale import with_scale
+from llm.train.mfu import measure_by
 from llm.train.objective import Objective
 from llm.train.out_of_memory import advice, is_out_of_memory
 from llm.train.plain import PlainEngine
 from llm.train.rewind import Rewinder, plan_of
-from llm.train.run_folder import RunFolder, StopSign, environment, joined_lines, read_lines
+from llm.train.run_folder import RunFolder, StopSign, environment
 from llm.train.run_order import check_goes_on, even_micro_batch, make_rule, shared_order
 from llm.train.selfcheck import bare_copy, check_gradients
 from llm.train.start import fill_from
-from llm.train.tracking import LineFile, MetricsFile, Sink, Tracker
+from llm.train.step_clock import StepClock
+from llm.train.summary import write_summary
+from llm.train.tracking import LineFile, MetricsFile, Tracker
 from llm.train.validate import split_size, validate_corpus
-from llm.train.validations import CHECKPOINT, late_losses
+from llm.train.validations import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Job:
     """What asks whether this start still writes the run (cluster.lease.Pass)."""
     cache: tuple[str, int | None] = ("", None)
     """Folder on each machine for what is read from an object store, and most bytes in it."""
+    began: float = field(default_factory=time.time)
+    """When this start of the command did, in Unix seconds."""
 
     @property
     def scratch(self) -> Path:
@@ -173,13 +179,18 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
         "generation": writer.generation,
     }
+    utilisation = measure_by(model_settings, job.vocab_size, settings, group)
     logs: list[LineFile] = []
+    ledger: Ledger | None = None
+    tracker = Tracker([])
     if group.rank == 0:
+        # Before the lines of lost steps are dropped: the last of them says until when it was worked on.
+        ledger = open_ledger(folder, job.launch, job.began, utilisation, writer)
         after = state.step if state.step else -1
-        logs = [
-            MetricsFile(folder.metrics, after, writer.check),
-            LineFile(folder.samples, after, writer.check),
-        ]
+        metrics = MetricsFile(folder.metrics, after, writer.check)
+        logs = [metrics, LineFile(folder.samples, after, writer.check)]
+        config = {"model": job.model, "pretrain": job.pretrain, "mfu": utilisation.describe()}
+        tracker = make_tracker(folder, job.scratch, settings, state, config, metrics, ledger, around.beat)
 
     def send_logs() -> None:
         for log in logs:
@@ -199,9 +210,9 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         folder.checkpoints, engine, group.rank, group.world, attempt, kept, record,
         before_commit, around.beat, beside,
     )  # fmt: skip
-    tracker = make_tracker(job, folder, settings, state, logs)
     stop_sign = StopSign(folder.stop, watch=group.rank == 0)
-    late = late_rows(folder) if elsewhere and len(tracker.sinks) > 1 else None
+    tracked = group.rank == 0 and settings.wandb.mode != "disabled"
+    late = late_rows(folder) if elsewhere and tracked else None
 
     def log_line(values: dict[str, Any]) -> None:
         tracker.log(values | {"attempt": attempt})
@@ -238,12 +249,14 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         logs[1].go_back(step)
 
     rewinder = Rewinder(settings, group, engine, saver, check, forget)
+    loader = Loader(corpus, "train", order, plan, group.rank, group.world, micro_batch)
     parts = Parts(
         settings=settings,
         group=group,
         engine=engine,
-        loader=Loader(corpus, "train", order, plan, group.rank, group.world, micro_batch),
+        loader=loader,
         saver=saver,
+        clock=StepClock(settings.length, group, loader, saver, utilisation, ledger),
         log=log_line,
         validate=validate,
         write_samples=write_samples,
@@ -271,7 +284,9 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
             last = last | validate(state.step, None)  # resumed after the very last checkpoint
         if group.rank == 0 and state.step == settings.steps:
             send_logs()
-            write_summary(folder, job, settings, model, state, last, group.world)
+            write_summary(
+                folder, job.run_id, settings, model, state, last, group.world, utilisation, ledger,
+            )  # fmt: skip
         exit_code = 0
     finally:
         stop_sign.close()
@@ -297,77 +312,11 @@ def make_engine(objective: Objective, settings: PretrainSettings, group: Group, 
     )  # fmt: skip
 
 
-def make_tracker(
-    job: Job, folder: RunFolder, settings: PretrainSettings, state: RunState, logs: Sequence[LineFile]
-) -> Tracker:
-    """metrics.jsonl and W&B, on the first worker."""
-    if not logs:
-        return Tracker([])
-    metrics = logs[0]
-    assert isinstance(metrics, MetricsFile)
-    sinks: list[Sink] = [metrics]
-    if settings.wandb.mode != "disabled":
-        from llm.train.wandb_run import WandbRun
-
-        config = {"model": job.model, "pretrain": job.pretrain}
-        place = folder.path
-        if isinstance(place, ObjectPath):
-            place = job.scratch
-            place.mkdir(parents=True, exist_ok=True)
-        sinks.append(WandbRun(place, state.wandb_id, settings.wandb, config, read_lines(folder.metrics)))
-    return Tracker(sinks)
-
-
 def make_deterministic() -> None:
     """The same numbers from the same weights, in this process."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def write_summary(
-    folder: RunFolder,
-    job: Job,
-    settings: PretrainSettings,
-    model: Model,
-    state: RunState,
-    last: dict[str, Any],
-    workers: int,
-) -> None:
-    """The finished run in one file; that it exists says that the run is finished.
-
-    Where others validate, theirs is the last word: then what is known without them goes to another file.
-    """
-    rows = joined_lines(folder)
-    rates = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
-    first = next((row["val_loss"] for row in rows if "val_loss" in row), None)
-    summary = {
-        "finished": True,
-        "run_id": job.run_id,
-        "parameters": model_size(model),
-        "workers": workers,
-        "engine": settings.engine,
-        "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
-        "steps": state.step,
-        "tokens": state.tokens,
-        "loss": next((row["loss"] for row in reversed(rows) if row.get("loss") is not None), None),
-        "first_val_loss": first,
-        "val_loss": last.get("val_loss"),
-        "bits_per_byte": last.get("bits_per_byte"),
-        **{name: value for name, value in last.items() if name.startswith("val_")},
-        "tokens_per_second": rates[len(rates) // 2] if rates else None,
-        "attempts": len({row["attempt"] for row in rows}),
-        "skipped_steps": state.guard.skipped,
-        "best_checkpoint": best_of(folder.checkpoints, late_losses(read_lines(folder.validation))),
-        "state": asdict(state),
-    }
-    beside = settings.validation.where == "workers"
-    places.write_json(folder.trained if beside else folder.summary, finite(summary))
-
-
-def model_size(model: Model) -> int:
-    """Parameters of the whole model, also where ZeRO 3 has cut them up."""
-    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
 
 
 def work_here(job: Job) -> None:

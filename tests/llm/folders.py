@@ -36,6 +36,8 @@ def metric_lines(steps: int = 120) -> list[dict[str, Any]]:
                 "tokens_per_second": 1000 + chance.random(), "step_seconds": 0.5,
                 "data_wait_seconds": 0.01,
                 "checkpoint_stall_seconds": 0.1 * ((step > 20) + (step > 100)),
+                "mfu": 0.4, "goodput": step / (step + 30), "restarts": int(attempt == "b"),
+                "memory_bytes": (3 << 30) + step,
                 "sample_digest": f"{step:032x}",
             }  # fmt: skip
         if step % 40 == 0:

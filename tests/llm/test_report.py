@@ -81,13 +81,33 @@ def test_report_json_has_the_numbers_of_metrics_jsonl(tmp_path: Path) -> None:
     assert key["best_val_loss"] == min(validation)
     assert key["data_wait_share"] == pytest.approx(0.02)
     assert key["checkpoint_stall_seconds"] == pytest.approx(0.3)  # 0.1 and 0.2 by attempt
+    assert (key["mfu"], key["restarts"], key["goodput"]) == (0.4, 1, expected[-1]["goodput"])
+    assert key["memory_bytes"] == (3 << 30) + 120
+    tiles = {label: (value, unit) for label, value, unit in training.run_tiles(numbers)}
+    assert tiles["Model FLOPs utilisation"] == ("40 %", "of the peak, median")
+    assert tiles["Goodput"] == ("80 %", "of the time it ran")
+    assert tiles["Memory, fullest worker"] == ("3.0 GiB", "peak")
+
+
+def test_a_run_that_says_nothing_of_its_time_has_no_tile_for_it(tmp_path: Path) -> None:
+    """One of an earlier version; its restarts are counted from its lines."""
+    new = {"mfu", "goodput", "restarts", "memory_bytes"}
+    lines = [{name: value for name, value in line.items() if name not in new} for line in metric_lines()]
+    run = write_run(tmp_path / "run", lines)
+    specs = specs_of(write_report(run).read_text())
+    numbers = json.loads((run / "report.json").read_text())
+    assert numbers["key_numbers"]["restarts"] == 1
+    assert not {"mfu", "goodput", "memory"} & set(specs)
+    labels = {label for label, _, _ in training.run_tiles(numbers)}
+    assert not {"Model FLOPs utilisation", "Goodput", "Memory, fullest worker"} & labels
 
 
 def test_what_is_drawn_is_what_report_json_holds(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     specs = specs_of(write_report(run).read_text())
     rows = json.loads((run / "report.json").read_text())["rows"]
-    for name, metric in {"rate": "lr", "norm": "grad_norm", "throughput": "tokens_per_second"}.items():
+    drawn = {"rate": "lr", "norm": "grad_norm", "throughput": "tokens_per_second", "mfu": "mfu"}
+    for name, metric in (drawn | {"goodput": "goodput"}).items():
         trace = specs[name]["traces"][0]
         having = [row for row in rows if metric in row]
         assert trace["x"] == [row["step"] for row in having]

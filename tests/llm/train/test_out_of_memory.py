@@ -43,7 +43,7 @@ def starved(rank: int, world: int, corpus: str, run: Path) -> str:
 
 
 def test_a_worker_that_gets_no_memory_says_what_to_lower(corpus: str, tmp_path: Path) -> None:
-    (said,) = run_workers(starved, 1, corpus, tmp_path / "run")
+    (said,) = run_workers(starved, 1, corpus, tmp_path / "run", own=True)
     model = ModelSettings.model_validate(WIDE)
     settings = runs.settings_of("plain", 1)
     need = memory_of(model, settings, 400, 1)
