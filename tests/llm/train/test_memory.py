@@ -122,7 +122,7 @@ def test_an_engines_copies_are_planned() -> None:
     all, and the gathered weights of stage 3 with one: so one worker, and more may be found there.
     """
     every = [settings_of(engine, length=8, batch=2, micro_batch=2) for engine in ENGINES if engine != "plain"]
-    (found,) = run_workers(allocated_by_each, 1, [s.model_dump(mode="json") for s in every])
+    (found,) = run_workers(allocated_by_each, 1, [s.model_dump(mode="json") for s in every], own=True)
     for engine, settings, size in zip(list(ENGINES)[1:], every, found, strict=True):
         least = 0.9 if engine == "zero3" else 0.97
         assert least <= planned("gpt", settings, 1) / size <= 1.03, engine
