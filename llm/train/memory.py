@@ -113,7 +113,7 @@ def _whole(s: Step) -> Iterator[Moment]:
     before = s.all if s.adds_up else 0
     for name, acts, buffers, waiting in s.forward():
         alone = name == FIRST_BLOCK and not s.adds_up  # then those of all later blocks are there
-        yield _moment(name, always, s.all if alone else before + waiting, acts, buffers)
+        yield _moment(name, always, s.later if alone else before + waiting, acts, buffers)
     # Gradients of earlier micro-batches are added to one by one; only shared weights wait, for both sides.
     twice = (s.table if s.adds_up else 0) + s.again
     yield _moment("the end of the backward", always, s.all + twice, s.acts.stream, 0)
@@ -151,7 +151,7 @@ def _zero12(s: Step) -> Iterator[Moment]:
         if early and waiting and not s.reserved and name == FIRST_BLOCK:
             filled = one
         if not early and name == FIRST_BLOCK:
-            waiting = max(waiting, s.all - before)
+            waiting = max(waiting, s.later - before)
         yield _moment(name, always, before + waiting, acts, buffers + filled + fixed, host)
     late = s.table + s.again if early else s.all + s.again + (s.table if s.adds_up else 0)
     filled = bucket if s.reserved or early else 0

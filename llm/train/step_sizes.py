@@ -57,6 +57,12 @@ class Step:
         large = [size for size in tensors(self.model, self.vocab_size) if not self.sized(size)]
         return self.whole - sum(large)
 
+    @cached_property
+    def later(self) -> int:
+        """The weights, or gradients, of all but the first block."""
+        first = sum(size for size in block_tensors(self.model) if self.sized(size))
+        return self.all - first
+
     def apart(self, size: int) -> int:
         """So many bytes of the weights, each a tensor of its own, as far as they count."""
         return size * self.all // self.whole
@@ -163,7 +169,8 @@ class Step:
         block = a.block + a.casts // self.model.layers
         again = block if self.checkpointed else 0
         yield "the backward of the last block", self.kept + again + a.block_work, 0, self.table
-        yield FIRST_BLOCK, a.stream + block + a.block_work, 0, self.table
+        # Half of the work's tensors take the place of kept ones, which go one by one.
+        yield FIRST_BLOCK, a.stream + block + a.block_work // 2, 0, self.table
 
 
 def micro_of(model: ModelSettings, settings: PretrainSettings, world: int, gpu: bool) -> Micro:
@@ -185,7 +192,7 @@ def micro_of(model: ModelSettings, settings: PretrainSettings, world: int, gpu: 
 def states_count(model: ModelSettings, settings: PretrainSettings, vocab_size: int) -> int:
     """Numbers that the optimizer keeps for all weights."""
     parts = parameters(model, vocab_size)
-    total, matrices = sum(parts.values()), block_matrices(model)
+    total, matrices = sum(parts.values()), model.layers * sum(block_tensors(model)) // FULL
     rest = total - matrices
     return matrices * len(states_of(settings.optimizer, 2)) + rest * len(
         states_of(settings.optimizer, 2, in_block=False)
@@ -194,24 +201,23 @@ def states_count(model: ModelSettings, settings: PretrainSettings, vocab_size: i
 
 def tensors(model: ModelSettings, vocab_size: int) -> list[int]:
     """Bytes of each matrix in fp32; what is left of the weights are vectors."""
-    width, queries, keys = model.width, model.heads * model.head_width, model.groups * model.head_width
-    block = [width * (queries + 2 * keys), queries * width, *[width * model.inner] * _sides(model)]
-    ends = [vocab_size * width] * (1 if model.tied else 2)
+    ends = [vocab_size * model.width] * (1 if model.tied else 2)
     if model.position == "learned":
-        ends.append(model.context * width)
-    return [FULL * size for size in (*ends, *(block * model.layers))]
+        ends.append(model.context * model.width)
+    return [FULL * size for size in ends] + block_tensors(model) * model.layers
+
+
+def block_tensors(model: ModelSettings) -> list[int]:
+    """Bytes of each matrix of a block."""
+    width, queries, keys = model.width, model.heads * model.head_width, model.groups * model.head_width
+    sizes = [width * (queries + 2 * keys), queries * width, *[width * model.inner] * _sides(model)]
+    return [FULL * size for size in sizes]
 
 
 def _sides(model: ModelSettings) -> int:
     return 3 if model.activation in GATED else 2
 
 
-def block_matrices(model: ModelSettings) -> int:
-    """Numbers of the blocks' matrices: attention's two maps, the feed-forward part's two or three."""
-    queries, keys = model.heads * model.head_width, model.groups * model.head_width
-    return model.layers * model.width * (2 * queries + 2 * keys + _sides(model) * model.inner)
-
-
 def largest_matrix(model: ModelSettings) -> int:
-    rows = (model.heads + 2 * model.groups) * model.head_width
-    return FULL * model.width * max(rows, model.inner)
+    """Bytes of a block's largest matrix in fp32."""
+    return max(block_tensors(model))

@@ -110,18 +110,22 @@ def allocated_by_each(rank: int, world: int, cases: list[dict[str, Any]]) -> lis
     found = []
     for settings in cases:
         gc.collect()
-        found.append(allocated(rank, world, MODELS["gpt"], settings))
+        found.append(allocated(rank, world, MODELS["gpt"], settings, steps=1))
     return found
 
 
 @pytest.mark.timeout(300)
 def test_an_engines_copies_are_planned() -> None:
-    """Few tokens: the peak is what the engine holds. One worker: gloo frees what it has exchanged between
-    several in threads that the profiler does not see."""
+    """Few tokens: the peak is what the engine holds.
+
+    gloo frees in threads that the profiler does not see, what it has exchanged between several workers above
+    all, and the gathered weights of stage 3 with one: so one worker, and more may be found there.
+    """
     every = [settings_of(engine, length=8, batch=2, micro_batch=2) for engine in ENGINES if engine != "plain"]
-    (found,) = run_workers(allocated_by_each, 1, [s.model_dump(mode="json") for s in every])
+    (found,) = run_workers(allocated_by_each, 1, [s.model_dump(mode="json") for s in every], own=True)
     for engine, settings, size in zip(list(ENGINES)[1:], every, found, strict=True):
-        assert planned("gpt", settings, 1) == pytest.approx(size, rel=0.03), engine
+        least = 0.9 if engine == "zero3" else 0.97
+        assert least <= planned("gpt", settings, 1) / size <= 1.03, engine
 
 
 def test_small_blocks_stay_with_the_process() -> None:
