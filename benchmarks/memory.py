@@ -16,7 +16,7 @@ from benchmarks.rows import Row
 from cluster.errors import RunError
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.memory import memory_of
-from llm.train.planning import PROCESS, name_of
+from llm.train.planning import name_of
 
 MIB = 2**20
 PEER = "peak resident memory of a fresh process"
@@ -60,43 +60,43 @@ CASES = (
     Case(DEEP, {"zero_stage": 1}, "fp32", workers=2),
     Case(DEEP, {"zero_stage": 3}, "fp32", workers=2),
 )
-QUICK: tuple[dict[str, Any], int] = ({"layers": 1, "width": 32, "heads": 2, "context": 64}, 512)
+TINY = "a tiny gpt"
+MODELS[TINY] = ({"layers": 1, "width": 32, "heads": 2, "context": 64}, 512)
+LIBRARIES = (Case(TINY, PLAIN, "fp32"), Case(TINY, PLAIN, "bf16"), Case(TINY, {"zero_stage": 1}, "fp32"))
+"""What is measured of these is what libraries take when they are first called."""
 
 
 def run(ground: Ground) -> list[Row]:
-    """A row for each case, and one for what a process holds after its imports."""
-    rows, held = [], 0.0
-    for case in (CASES[0], CASES[-2]) if ground.quick else CASES:
-        row, before = weigh(ground, case)
-        held = max(held, before)
-        ground.say(f"memory {row.what}: {row.ratio:.3f}")
-        rows.append(row)
-    planned = PROCESS / MIB
-    return [*rows, Row("a worker's process after its imports", "MiB", planned, held, PEER, GOAL)]
+    """A row for each case."""
+    cases = LIBRARIES[::2] if ground.quick else (*CASES, *LIBRARIES)
+    rows = []
+    for case in cases:
+        rows.append(weigh(ground, case))
+        ground.say(f"memory {rows[-1].what}: {rows[-1].ratio:.3f}")
+    return rows
 
 
-def weigh(ground: Ground, case: Case) -> tuple[Row, float]:
-    """Planned and measured MiB, and MiB that the process held after its imports."""
-    shape, vocab_size = QUICK if ground.quick else MODELS[case.model]
-    length = 64 if ground.quick else case.length
+def weigh(ground: Ground, case: Case) -> Row:
+    """Planned and measured MiB."""
+    shape, vocab_size = MODELS[case.model]
     model = ModelSettings.model_validate(shape)
     settings = PretrainSettings.model_validate(
-        {"batch": case.batch, "micro_batch": case.batch, "length": length, "precision": case.precision,
+        {"batch": case.batch, "micro_batch": case.batch, "length": case.length, "precision": case.precision,
          "selfcheck": False, "workers": case.workers, **case.engine}
     )  # fmt: skip
     need = memory_of(model, settings, vocab_size, case.workers)
     found = list(processes(ground, model, settings, vocab_size, case.workers))
-    steps = f"; {settings.micro_batch} at once" if settings.micro_batch < case.batch else ""
+    at_once = f", {settings.micro_batch} at once" if settings.micro_batch < case.batch else ""
     saved = ", activation checkpointing" if settings.activation_checkpointing else ""
     workers = f", {case.workers} workers" if case.workers > 1 else ""
-    what = f"{case.model}, {name_of(settings)}, {case.precision}{workers}{saved}"
     parts = ", ".join(f"{name} {size / MIB:.0f}" for name, size in need.peak.parts.items())
-    row = Row(
-        what, "MiB", need.device / MIB, max(most for _, most in found), PEER,
-        None if ground.quick else GOAL,
-        f"batch {case.batch} x {length}{steps}; most at {need.peak.name}: {parts}",
+    held = max(before for before, _ in found)
+    return Row(
+        f"{case.model}, {name_of(settings)}, {case.precision}{workers}{saved}", "MiB",
+        need.device / MIB, max(most for _, most in found), PEER, None if case.model == TINY else GOAL,
+        f"batch {case.batch} x {case.length}{at_once}; planned at {need.peak.name}: {parts}; {held:.0f} held "
+        "after the imports",
     )  # fmt: skip
-    return row, max(before for before, _ in found)
 
 
 def processes(

@@ -27,6 +27,11 @@ from llm.train.start import find_start, model_over
 DESCRIPTION = """Say what a training needs before anything starts: the model's parameters and work, and the
 memory of each worker by part, for every ZeRO stage and with offload, beside what this machine has."""
 
+NOTE_CPU = (
+    "buffers: with what libraries and the allocator hold; copy: of the state, to write a checkpoint from"
+)
+NOTE_GPU = "host: what is offloaded, and the copy of the state that a checkpoint is written from"
+
 
 def main(argv: list[str]) -> int:
     recipe = read_command("python -m llm.plan", DESCRIPTION, argv, _options)
@@ -211,7 +216,7 @@ def _plan_lines(plan: dict[str, Any], gpu: bool, chosen: str) -> list[str]:
     title = (
         f"{workers} worker{'s' * (workers > 1)}, micro-batches of {rows} rows, {plan['micro_steps']} a step"
     )
-    return [title, *text, f"{chosen}: {advice}"]
+    return [title, *text, NOTE_GPU if gpu else NOTE_CPU, f"{chosen}: {advice}"]
 
 
 if __name__ == "__main__":

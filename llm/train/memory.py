@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from llm.model.activations import FULL
 from llm.settings import ModelSettings, PretrainSettings
-from llm.train.step_sizes import Step, largest_matrix
+from llm.train.step_sizes import FIRST_BLOCK, Step, largest_matrix
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "buffers")
 MIB = 2**20
@@ -92,12 +92,15 @@ def memory_of(
 
 
 def _resident(moments: Sequence[Moment], small: Sequence[Moment], engine: str) -> Moment:
-    """The peak of large blocks, with the most that small ones have taken at any moment."""
-    pairs = list(zip(moments, small, strict=True))
-    most = max(m.bytes for m in small)
-    moment, less = max(pairs, key=lambda pair: pair[0].bytes - pair[1].bytes)
-    kept = most - less.bytes + LIBRARIES[engine]
-    return moment._replace(parts=moment.parts | {"buffers": moment.parts["buffers"] + kept})
+    """The moment of most bytes, and among its buffers what a process holds beyond them.
+
+    That is the most that large blocks take at any moment, and the most that small ones have taken at any.
+    """
+    large = max(m.bytes - less.bytes for m, less in zip(moments, small, strict=True))
+    held = large + max(m.bytes for m in small) + LIBRARIES[engine]
+    moment = max(moments, key=lambda m: m.bytes)
+    buffers = moment.parts["buffers"] + held - moment.bytes
+    return moment._replace(parts=moment.parts | {"buffers": buffers})
 
 
 def _moments(step: Step) -> Iterator[Moment]:
@@ -109,7 +112,8 @@ def _whole(s: Step) -> Iterator[Moment]:
     always = {"weights": s.all, "optimizer": s.states_apart}
     before = s.all if s.adds_up else 0
     for name, acts, buffers, waiting in s.forward():
-        yield _moment(name, always, before + waiting, acts, buffers)
+        alone = name == FIRST_BLOCK and not s.adds_up  # then those of all later blocks are there
+        yield _moment(name, always, s.all if alone else before + waiting, acts, buffers)
     # Gradients of earlier micro-batches are added to one by one; only shared weights wait, for both sides.
     twice = (s.table if s.adds_up else 0) + s.again
     yield _moment("the end of the backward", always, s.all + twice, s.acts.stream, 0)
@@ -144,9 +148,9 @@ def _zero12(s: Step) -> Iterator[Moment]:
     for name, acts, buffers, waiting in s.forward():
         # A GPU's bucket is there as a whole from the first gradient on, a CPU's page by page as it fills.
         filled = bucket if waiting and s.reserved else 0
-        if early and waiting and not s.reserved and "first" in name:
+        if early and waiting and not s.reserved and name == FIRST_BLOCK:
             filled = one
-        if not early and "first" in name:
+        if not early and name == FIRST_BLOCK:
             waiting = max(waiting, s.all - before)
         yield _moment(name, always, before + waiting, acts, buffers + filled + fixed, host)
     late = s.table + s.again if early else s.all + s.again + (s.table if s.adds_up else 0)
@@ -159,7 +163,9 @@ def _zero12(s: Step) -> Iterator[Moment]:
         filled + fixed,
         host,
     )
-    rest = 0 if early else s.apart(s.whole - s.bucket)  # gradients that have not been through the bucket
+    rest = (
+        0 if early else s.apart(max(0, s.whole - s.bucket))
+    )  # gradients that have not been through the bucket
     own_before = before if early else 0
     flat = one if s.world > 1 and s.zero["reduce_scatter"] else 0
     partly = own if s.bucket < s.whole else 0
@@ -195,6 +201,7 @@ def _zero3(s: Step) -> Iterator[Moment]:
     gathered = 0
     if s.world > 1 or (s.gpu and offload.parameters != "none"):
         ahead = s.sized(min(s.whole, FULL * int(s.zero["stage3_prefetch_bucket_size"])))
+        # From the forward of a weight to its backward lie twice the weights behind it.
         live = min(s.whole, FULL * int(s.zero["stage3_max_reuse_distance"]) // 2)
         gathered = s.apart(live) + ahead
         copies = 1 if s.gpu else 2  # gloo gathers into a copy
@@ -203,7 +210,7 @@ def _zero3(s: Step) -> Iterator[Moment]:
     one = s.sized(s.bucket)
     bucket = one if s.zero["contiguous_gradients"] else 0
     for name, acts, buffers, waiting in s.forward():
-        whole = {**always, "weights": always["weights"] + (s.table if "first" in name else gathered)}
+        whole = {**always, "weights": always["weights"] + (s.table if name == FIRST_BLOCK else gathered)}
         yield _moment(name, whole, own + waiting, acts, buffers + bucket, host)
     yield _moment(
         "the end of the backward", always, own + s.table + s.again, s.acts.stream, bucket + s.table, host

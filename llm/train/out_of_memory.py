@@ -34,7 +34,8 @@ def advice(model: dict[str, Any], pretrain: dict[str, Any], vocab_size: int, wor
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in now.peak.parts.items())
     what = f"{gib(now.device)} at {now.peak.name} ({parts}){_on_host(now)}"
     lower = "; ".join(changes) or "a smaller model, or a smaller pretrain.length"
-    return f"out of memory: by the plan each of {workers} workers takes {what}. What would take less: {lower}"
+    who = f"each of {workers} workers" if workers > 1 else "the one worker"
+    return f"out of memory: by the plan {who} takes {what}. What would take less: {lower}"
 
 
 def _on_host(need: Need) -> str:
@@ -60,6 +61,8 @@ def _changes(
             "pretrain.activation_checkpointing true",
             need(with_changes(settings, activation_checkpointing=True)),
         )
+    if settings.selfcheck:
+        yield "pretrain.selfcheck false", need(with_changes(settings, selfcheck=False))
     zero = settings.engine == "deepspeed"
     for stage in range(settings.zero_stage + 1 if zero else 1, 4):
         words = f"pretrain.zero_stage {stage}" + ("" if zero else " with pretrain.engine deepspeed")

@@ -9,10 +9,9 @@ from llm.train.memory import Need, memory_of
 from llm.train.run_order import even_micro_batch
 
 GIB = 2**30
-# What a process holds before it makes its model. Of a CPU's memory: torch, DeepSpeed and their pages of code;
-# `python -m benchmarks memory` prints it. Of a GPU's: CUDA's context and the libraries' own, an assumption,
-# not measured.
-PROCESS = 700 * 2**20
+# What a process holds before it makes its model, about what Ray Train's workers do. Of a GPU's memory: CUDA's
+# context and the libraries' own, an assumption, not measured.
+PROCESS = 500 * 2**20
 CONTEXT = GIB
 
 

@@ -17,6 +17,8 @@ from llm.settings import GATED, ModelSettings, PretrainSettings
 from llm.train.optimizers import states_of
 from llm.train.run_order import even_micro_batch
 
+FIRST_BLOCK = "the backward of the first block"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -123,8 +125,9 @@ class Step:
 
     @cached_property
     def bucket(self) -> int:
-        """Of the gradients that are exchanged at once, as much as is used."""
-        return min(FULL * int(self.zero["reduce_bucket_size"]), self.whole)
+        """Room for the gradients that are exchanged at once; of a CPU's what is used of it."""
+        size = FULL * int(self.zero["reduce_bucket_size"])
+        return size if self.reserved else min(size, self.whole)
 
     @cached_property
     def update(self) -> int:
@@ -157,9 +160,10 @@ class Step:
         a = self.acts
         yield "the loss", self.kept + a.loss, a.loss_work, 0
         yield "the start of the backward", self.kept + a.loss, a.loss_backward, 0
-        block = a.block + a.casts // max(1, self.model.layers) if self.checkpointed else 0
-        yield "the backward of the last block", self.kept + block + a.block_work, 0, self.table
-        yield "the backward of the first block", a.stream + block + a.block_work, 0, self.table
+        block = a.block + a.casts // self.model.layers
+        again = block if self.checkpointed else 0
+        yield "the backward of the last block", self.kept + again + a.block_work, 0, self.table
+        yield FIRST_BLOCK, a.stream + block + a.block_work, 0, self.table
 
 
 def micro_of(model: ModelSettings, settings: PretrainSettings, world: int, gpu: bool) -> Micro:

@@ -17,6 +17,7 @@ from cluster.recipe import ROOT
 from llm.plan import main
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.memory import PARTS, memory_of
+from tests.llm.folders import make_corpus
 
 MODEL = {"layers": 2, "width": 64, "heads": 2, "context": 128}
 PRETRAIN = {"batch": 16, "micro_batch": 4, "length": 128, "workers": 2}
@@ -127,3 +128,12 @@ def test_the_real_command_is_quick_and_starts_nothing(recipe: str) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("error: pretrain.length")
+
+
+def test_a_prepared_corpus_says_its_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = make_corpus(tmp_path)
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, "pretrain": {**PRETRAIN, "corpus": str(corpus)}}))
+    found = planned(capsys, str(path))
+    assert found["vocabulary"] == {"size": 400, "from": f"the corpus at {corpus}"}
+    assert found["model"]["parameters_by_part"]["token_embedding"] == 400 * MODEL["width"]

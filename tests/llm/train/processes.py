@@ -34,21 +34,28 @@ class Workers:
 _groups: dict[int, Workers] = {}
 
 
-def run_workers(function: Callable[..., Any], world: int, *args: Any, timeout: float = 240) -> list[Any]:
+def run_workers(
+    function: Callable[..., Any], world: int, *args: Any, timeout: float = 240, own: bool = False
+) -> list[Any]:
     """Run `function(rank, world, *args)` in `world` processes; what each returned, by rank.
 
-    Where one fails, all are ended, and the next call has new ones.
+    Where one fails, all are ended, and the next call has new ones. `own`: for this call alone, since it leaves
+    its processes changed.
     """
-    workers = _groups.get(world) or _start(world)
-    _groups[world] = workers
+    if own and world in _groups:
+        _groups.pop(world).kill()
+    workers = _groups.setdefault(world, _groups.get(world) or _start(world))
+    kept = False
     try:
         for pipe in workers.pipes:
             pipe.send((function, args))
-        return _results(workers, time.monotonic() + timeout)
-    except BaseException:
-        del _groups[world]
-        workers.kill()
-        raise
+        results = _results(workers, time.monotonic() + timeout)
+        kept = not own
+        return results
+    finally:
+        if not kept:
+            del _groups[world]
+            workers.kill()
 
 
 def _results(workers: Workers, end: float) -> list[Any]:

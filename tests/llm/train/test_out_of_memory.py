@@ -43,13 +43,13 @@ def starved(rank: int, world: int, corpus: str, run: Path) -> str:
 
 
 def test_a_worker_that_gets_no_memory_says_what_to_lower(corpus: str, tmp_path: Path) -> None:
-    (said,) = run_workers(starved, 1, corpus, tmp_path / "run")
+    (said,) = run_workers(starved, 1, corpus, tmp_path / "run", own=True)
     model = ModelSettings.model_validate(WIDE)
     settings = runs.settings_of("plain", 1)
     need = memory_of(model, settings, 400, 1)
-    assert said.startswith("worker 0: out of memory: by the plan each of 1 workers takes ")
+    assert said.startswith("worker 0: out of memory: by the plan the one worker takes ")
     assert f"takes {need.device / GIB:.2f} GiB at {need.peak.name} (weights 0.19" in said
-    assert "pretrain.workers 2: " in said and "torch says: " in said
+    assert "What would take less: pretrain.selfcheck false: 0." in said and "torch says: " in said
     failure: dict[str, Any] = json.loads(RunFolder(tmp_path / "run").failure.read_bytes())
     assert failure["message"] == said  # what the driver prints
 

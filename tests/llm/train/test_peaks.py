@@ -10,13 +10,13 @@ from llm.train.peaks import PUBLISHED, TERA, published_peak
 @pytest.mark.parametrize(
     ("device", "precision", "tera"),
     [
-        ("NVIDIA H100 80GB HBM3", "bf16", 989.5),
-        ("NVIDIA H100 80GB HBM3", "fp32", 67.0),
-        ("NVIDIA H100 PCIe", "bf16", 756.5),
+        ("NVIDIA H100 80GB HBM3", "bf16", 989.4),
+        ("NVIDIA H100 80GB HBM3", "fp32", 66.9),
+        ("NVIDIA H100 PCIe", "bf16", 756.0),
         ("NVIDIA H100 NVL", "bf16", 835.5),
-        ("NVIDIA H200", "bf16", 989.5),
+        ("NVIDIA H200", "bf16", 989.4),
         ("NVIDIA H200 NVL", "bf16", 835.5),
-        ("NVIDIA GH200 480GB", "bf16", 989.5),
+        ("NVIDIA GH200 480GB", "bf16", 989.4),
         ("NVIDIA B200", "bf16", 2250.0),
         ("NVIDIA GB200", "bf16", 2500.0),
         ("NVIDIA A100-SXM4-80GB", "bf16", 312.0),

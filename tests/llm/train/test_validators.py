@@ -30,6 +30,10 @@ from tests.llm.train.test_evaluator import ELSEWHERE, EVERY, job_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
+# Of a summary what differs from run to run.
+TIMES = (
+    "tokens_per_second", "flops_per_second", "memory_bytes", "useful_seconds", "wall_seconds", "goodput",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -86,11 +90,11 @@ def test_what_is_missing_is_made_up(corpus: str, tmp_path: Path) -> None:
     for name in ("val_loss", "bits_per_byte"):
         assert [row.get(name) for row in beside] == [row.get(name) for row in own]
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("own", "beside")]
-    assert summaries[0].keys() == summaries[1].keys()
-    for name in ("finished", "steps", "loss", "first_val_loss", "val_loss", "bits_per_byte", "state"):
-        assert summaries[1][name] == summaries[0][name], name
-    best = [(s["best_checkpoint"]["step"], s["best_checkpoint"]["val_loss"]) for s in summaries]
-    assert best[1] == best[0]
+    for summary in summaries:
+        for name in TIMES:
+            del summary[name]
+        summary["best_checkpoint"].pop("folder")
+    assert summaries[0] == summaries[1]
     rows = found_in(tmp_path / "beside")
     assert [row["step"] for row in rows] == [6, 4, 2], "the last one first, since all wait for it"
     assert {row["device"] for row in rows} == {"cpu"}
