@@ -17,7 +17,6 @@ from llm.train.mfu import Utilisation
 from llm.train.run_folder import RunFolder, joined_lines, last_line
 from llm.train.tracking import MetricsFile, Sink, Tracker
 from llm.train.wandb_feed import WandbFeed
-from llm.training_settings import WandbSettings
 
 
 def open_ledger(
