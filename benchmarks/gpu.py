@@ -25,11 +25,12 @@ import torch
 
 from benchmarks import gpu_cases
 from benchmarks.gpu_cases import Levers, Rows, Side, Size, Timed
-from benchmarks.gpu_peak import mfu, peak_flops
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.rows import Row, table, write_result
 from cluster.errors import UserError, run_command
 from cluster.recipe import ROOT
+from llm.model.counts import training_flops
+from llm.train.peaks import published_peak
 
 SIZES = {
     "124m": Size("124M", 12, 768, 12, 1024, 64, 4, goal=0.45),
@@ -59,7 +60,7 @@ class Run:
         self.left_out: list[str] = []
         self.until = time.monotonic() + 60 * minutes
         name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-        self.device_name, self.peak = name, peak_flops(name)
+        self.device_name, self.peak = name, published_peak(name, "bf16")
 
     def add(self, *rows: Row) -> None:
         """Keep rows, and write all that there are."""
@@ -141,19 +142,28 @@ def mfu_rows(run: Run, ours: Timed) -> list[Row]:
     rows = [Row(f"training {size.name}, {run.levers.precision}", "tokens/s", rate, note=note)]
     if run.peak is None:
         return rows
+    peak, source = run.peak
     for every_pair, how in ((True, "scores of all pairs of tokens"), (False, "scores that are seen")):
-        flops, share = mfu(size.settings, size.vocab, size.length, rate, run.peak, every_pair)
+        flops, share = mfu(size, rate, peak, every_pair)
         goal = f"ours >= {size.goal}" if every_pair and size.goal else None
         rows.append(
             Row(
                 f"MFU {size.name}, {how}", "share of peak", share, goal=goal,
-                note=f"llm.model.counts.training_flops: 3 times the forward's products, {how} counted"
-                f"{' (PaLM, appendix B)' if every_pair else ' (the causal half)'}: {flops / 1e9:.3f} GFLOP a "
-                f"token x {rate:,.0f} tokens/s over {run.peak / 1e12:,.1f} TFLOP/s, the dense bf16 peak of "
-                f"{run.device_name}",
+                note=f"llm.model.counts.training_flops: 3 times the forward's products, {how} counted "
+                f"({'PaLM, appendix B' if every_pair else 'the causal half'}): {flops / 1e9:.3f} GFLOP a "
+                f"token x {rate:,.0f} tokens/s over {peak / 1e12:,.1f} TFLOP/s, dense bf16, {source}",
             )
         )  # fmt: skip
     return rows
+
+
+def mfu(size: Size, tokens_per_second: float, peak: float, every_pair: bool) -> tuple[float, float]:
+    """(Operations of a token in training, share of the peak): Chowdhery et al. 2022 (PaLM), appendix B.
+
+    every_pair: attention counts all T tokens of a row, as PaLM does; else those that a token sees.
+    """
+    flops = training_flops(size.settings, size.vocab, size.length, every_pair)
+    return flops, flops * tokens_per_second / peak
 
 
 def peer_row(run: Run, ours: Timed, side: Side, name: str, mode: gpu_cases.Compile) -> Row:

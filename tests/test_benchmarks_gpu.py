@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_cases
-from benchmarks.gpu import QUICK, SIZES, Run
-from benchmarks.gpu_cases import Levers, Rows, Size
-from benchmarks.gpu_peak import mfu, peak_flops
+from benchmarks.gpu import QUICK, SIZES, Run, mfu
+from benchmarks.gpu_cases import Levers, Rows, Size, Timed
 from benchmarks.rows import Row
 from cluster.errors import UserError
 from llm.model import attention, head
@@ -135,22 +134,21 @@ def test_share_of_the_peak_is_the_papers() -> None:
     for size in SIZES.values():
         matrices = 12 * size.layers * size.width**2 + size.vocab * size.width
         paper = 6 * matrices + 12 * size.layers * size.width * size.length
-        flops, share = mfu(size.settings, size.vocab, size.length, 1e5, 1e15, True)
+        flops, share = mfu(size, 1e5, 1e15, True)
         assert flops == pytest.approx(paper) and share == pytest.approx(paper * 1e-10)
-        causal, _ = mfu(size.settings, size.vocab, size.length, 1e5, 1e15, False)
+        causal, _ = mfu(size, 1e5, 1e15, False)
         half = 6 * size.layers * size.width * (size.length - 1)
         assert causal == pytest.approx(paper - half)
 
 
-@pytest.mark.parametrize(
-    ("name", "tera"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989.4), ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989.4),
-        ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA A10G", 70), ("NVIDIA L40", 181.05), ("CPU", None),
-    ],
-)  # fmt: skip
-def test_peaks_go_by_the_name(name: str, tera: float | None) -> None:
-    assert peak_flops(name) == (None if tera is None else tera * 1e12)
+def test_a_known_gpu_has_rows_of_its_share(tmp_path: Path) -> None:
+    run = Run(tmp_path, "test", CPU, PLAIN, 0.01, 1.0)
+    ours = Timed(SIZES["124m"], 530_000.0, 5, 1.0, 40.0)
+    assert len(gpu.mfu_rows(run, ours)) == 1  # a CPU has no published peak
+    run.peak = 989.5e12, "a data sheet"
+    _, paper, causal = gpu.mfu_rows(run, ours)
+    assert paper.goal == "ours >= 0.45" and paper.met and paper.ours == pytest.approx(0.4578, abs=1e-3)
+    assert causal.goal is None and 0.9 < causal.ours / paper.ours < 0.95
 
 
 def test_rows_come_round_and_can_be_learned() -> None:

@@ -17,7 +17,6 @@ from llm.train.mfu import Utilisation
 from llm.train.run_folder import RunFolder, joined_lines, last_line
 from llm.train.tracking import MetricsFile, Sink, Tracker
 from llm.train.wandb_feed import WandbFeed
-from llm.training_settings import WandbSettings
 
 
 def open_ledger(
@@ -46,7 +45,7 @@ def make_tracker(
     sinks: list[Sink] = [metrics]
     if settings.wandb.mode != "disabled":
         earlier = _kept_lines(folder, state.step)
-        sinks.append(open_wandb(folder.path, scratch, state.wandb_id, settings.wandb, config, earlier, beat))
+        sinks.append(open_wandb(folder.path, scratch, state.wandb_id, settings, config, earlier, beat))
     return Tracker([*sinks, _LedgerSink(ledger, metrics)])
 
 
@@ -54,7 +53,7 @@ def open_wandb(
     run: Place,
     scratch: Path,
     run_id: str,
-    settings: WandbSettings,
+    settings: PretrainSettings,
     config: dict[str, Any],
     earlier: Iterable[dict[str, Any]] = (),
     beat: Callable[[], None] = lambda: None,
@@ -63,7 +62,7 @@ def open_wandb(
     if isinstance(run, ObjectPath):
         run = scratch
         run.mkdir(parents=True, exist_ok=True)
-    return WandbFeed(run, run_id, settings, config, earlier, beat)
+    return WandbFeed(run, run_id, settings.wandb, config, earlier, beat)
 
 
 class _LedgerSink:

@@ -151,7 +151,7 @@ class Validators:
         """To W&B, what was found when its run was over in the workers."""
         if rows and self.settings.wandb.mode != "disabled":
             config = {"model": self.job.model, "pretrain": self.job.pretrain}
-            wandb = open_wandb(self.run.path, self.job.scratch, run_id, self.settings.wandb, config)
+            wandb = open_wandb(self.run.path, self.job.scratch, run_id, self.settings, config)
             for row in rows:
                 wandb.log({"step": row["step"], **numbers_of(row)})
             wandb.finish(0)

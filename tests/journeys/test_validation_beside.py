@@ -12,7 +12,12 @@ from tests.journeys.home import HERE, Home
 from tests.journeys.test_pretrain import losses
 from tests.journeys.wandb_file import history
 
-ONE = ("--pretrain.workers", "1", "--pretrain.cpus_per_worker", "1", "--pretrain.checkpoint.keep_best", "1")
+# All checkpoints are kept: steps as short as these are taken before the first is looked for, and of several
+# that wait, what would be swept is passed over.
+ONE = (
+    "--pretrain.workers", "1", "--pretrain.cpus_per_worker", "1", "--pretrain.checkpoint.keep", "4",
+    "--pretrain.checkpoint.keep_best", "1",
+)  # fmt: skip
 BESIDE = (*ONE, "--pretrain.validation.where", "workers", "--cluster.num_cpus", "2")
 
 

@@ -39,8 +39,8 @@ def run_workers(
 ) -> list[Any]:
     """Run `function(rank, world, *args)` in `world` processes; what each returned, by rank.
 
-    Where one fails, all are ended, and the next call has new ones. `own`: for this call alone, since it leaves
-    its processes changed.
+    Where one fails, all are ended, and the next call has new ones. `own`: for this call alone, since it
+    leaves its processes changed.
     """
     if own and world in _groups:
         _groups.pop(world).kill()
