@@ -82,6 +82,9 @@ def main(argv: Sequence[str]) -> None:
         dist.init_process_group("gloo", init_method=store, rank=options.rank, world_size=world)
     train(model, settings, case["vocab_size"], Group(options.rank, world, torch.device("cpu")))
     options.out.write_text(json.dumps([before, resident_mib("VmHWM") - before]))
+    if dist.is_initialized():
+        dist.barrier()  # the last to end must not lose its peer
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "buffers")
 MIB = 2**20
 CHECKED = 1 << 28  # elements whose gradients the self-check makes (selfcheck.MOST_ELEMENTS)
 # What a CPU's process takes when libraries are first called, pages of code and rooms of threads: the rows of
-# tiny models in `python -m benchmarks memory`. It hangs on the pages that the system had mapped at the imports,
-# and came out up to 35 MiB higher or lower; this is the middle.
+# tiny models in `python -m benchmarks memory`. It hangs on what the system had mapped by the end of the
+# imports, and comes out up to 35 MiB lower or higher: the middle.
 LIBRARIES = {"plain": 55 * MIB, "deepspeed": 105 * MIB}
 # glibc gives freed blocks of this size and more back at once (DEFAULT_MMAP_THRESHOLD_MAX in mallopt(3)); of
 # smaller ones the process keeps the memory, to use it again.
