@@ -88,17 +88,20 @@ def memory_of(
     elif not resident:
         peak = max(moments, key=lambda m: m.bytes)
     else:
-        peak = _resident(moments, tuple(_moments(replace(step, below=GIVEN_BACK))), settings.engine)
+        small = tuple(_moments(replace(step, below=GIVEN_BACK)))
+        # fp32 gradients come while 16-bit copies of weights go, and do not fit into the room of those.
+        peak = _resident(moments, small, step.acts.casts + LIBRARIES[settings.engine])
     return Need(moments, peak, snapshot, gpu)
 
 
-def _resident(moments: Sequence[Moment], small: Sequence[Moment], engine: str) -> Moment:
+def _resident(moments: Sequence[Moment], small: Sequence[Moment], more: int) -> Moment:
     """The moment of most bytes, and among its buffers what a process holds beyond them.
 
-    That is the most that large blocks take at any moment, and the most that small ones have taken at any.
+    That is the most that large blocks take at any moment, the most that small ones have taken at any, and
+    `more`.
     """
     large = max(m.bytes - less.bytes for m, less in zip(moments, small, strict=True))
-    held = large + max(m.bytes for m in small) + LIBRARIES[engine]
+    held = large + max(m.bytes for m in small) + more
     moment = max(moments, key=lambda m: m.bytes)
     buffers = moment.parts["buffers"] + held - moment.bytes
     return moment._replace(parts=moment.parts | {"buffers": buffers})
