@@ -96,8 +96,8 @@ class Levers:
     """Most rows of a chunk (default: the model's own choice)."""
     fused: bool = True
     """AdamW as one kernel; else torch's foreach. (Not of ours.)"""
-    deterministic: bool = True
-    """torch's deterministic algorithms where it has them, as our worker trains. (Of ours alone.)"""
+    deterministic: bool = False
+    """torch's deterministic algorithms where it has them (pretrain.deterministic). Of ours alone."""
     precision: Literal["bf16", "fp32"] = "bf16"
 
 

@@ -25,6 +25,14 @@ from cluster.settings import ClusterSettings
 NO_ERRORS = ("Actor with class name: 'PreemptionWatcher' and ID:",)
 _own = False
 PRINTER = "ray_print_logs"  # Ray's name for the driver's handler of its workers' lines
+# Of a Ray that is started here, whose own processes share the cores with the work. Its workers wait for any
+# other process by default (niceness 15); nobody sees its metrics and its list of tasks.
+OWN_RAY = {
+    "RAY_worker_niceness": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
 
 
 @contextmanager
@@ -49,7 +57,9 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True)
         else:
             _own = True
-            # The dashboard stays on: Ray Train's controller asks it whether actors live.
+            for name, value in OWN_RAY.items():
+                os.environ.setdefault(name, value)
+            # The dashboard stays on: Ray asks it about itself in places.
             ray.init(
                 address="local",
                 num_cpus=settings.num_cpus,

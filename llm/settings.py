@@ -231,6 +231,10 @@ class PretrainSettings(Settings):
         "than writing a checkpoint takes",
         ge=5,
     )
+    deterministic: bool = free(
+        True, "equal runs are equal to the bit; false lets GPUs take faster kernels that add up in another "
+        "order each time"
+    )  # fmt: skip
     verify: Literal["start", "read"] | None = free(
         None, "when the corpus' digests are checked (default: at the start up to 2 GiB, else at first read)"
     )

@@ -20,7 +20,7 @@ from llm.settings import ModelSettings
 # The kernels of attention in the order in which each is tried where there is no mask, on Hopper GPUs. There
 # cuDNN's trains 1.7 to 2.3 times as fast as FlashAttention 2, which some releases of torch put first; on
 # other GPUs it is the slower one (github.com/huggingface/transformers/issues/48163). Its gradients are not
-# equal to the bit each time. None: in torch's own order, everywhere.
+# equal to the bit each time: it is used where that is not asked for. None: in torch's own order, everywhere.
 ON_HOPPER: list[SDPBackend] | None = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -96,9 +96,15 @@ def with_distance(mask: Tensor | None, slopes: Tensor, asks: Tensor, there: Tens
 
 def kernels() -> contextlib.AbstractContextManager[object]:
     """The order of kernels for what is called inside, on the current GPU."""
-    if ON_HOPPER is None or not on_hopper():
+    if ON_HOPPER is None or must_repeat() or not on_hopper():
         return contextlib.nullcontext()
     return sdpa_kernel(ON_HOPPER, set_priority=True)
+
+
+@torch.compiler.assume_constant_result
+def must_repeat() -> bool:
+    """Whether equal calls must have results that are equal to the bit (pretrain.deterministic)."""
+    return torch.are_deterministic_algorithms_enabled()
 
 
 @torch.compiler.assume_constant_result

@@ -131,7 +131,7 @@ def _failed_before(folder: RunFolder, job: Job) -> bool:
 def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     model_settings = ModelSettings.model_validate(job.model)
     settings = PretrainSettings.model_validate(job.pretrain)
-    make_deterministic()
+    make_deterministic(settings.deterministic)
     cache = Cache(*job.cache)
     corpus = open_corpus(job.corpus, "read", cache)
     corpus.bring(group.rank * len(corpus.shards) // group.world)
@@ -312,9 +312,9 @@ def make_engine(objective: Objective, settings: PretrainSettings, group: Group, 
     )  # fmt: skip
 
 
-def make_deterministic() -> None:
+def make_deterministic(on: bool = True) -> None:
     """The same numbers from the same weights, in this process."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(on, warn_only=True)
     # It would also fill every fresh buffer, such as DeepSpeed's; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
