@@ -2,7 +2,7 @@
 #   make TORCH_INDEX=https://download.pytorch.org/whl/cpu demo   chooses where torch comes from
 #   make PYTHON=python3.12 demo                                  chooses the Python of a new .venv
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench faults clean
+.PHONY: help setup demo test test-slow check format bench faults clean
 
 # The first Python on the path that is new enough; else python3, which the set-up then names as too old.
 ifeq ($(origin PYTHON),undefined)
@@ -19,7 +19,7 @@ EXTRAS ?= dev
 RUN := .venv/bin/python -m
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
 
 setup: ## install what is missing into .venv (EXTRAS=dev,bench,aws)
 	@command -v $(PYTHON) >/dev/null || { echo "setup: no '$(PYTHON)' on the path;" \
@@ -31,6 +31,9 @@ demo: setup ## raw text to a trained model on this machine: runs/demo/report.htm
 
 test: setup ## the tests that need no GPU and no patience
 	@$(RUN) pytest -m "not slow and not gpu and not faults"
+
+test-slow: setup ## the tests that `make test` leaves out for their length
+	@$(RUN) pytest -m "slow and not gpu"
 
 check: setup ## format, lint, types, import arrows
 	@$(RUN) ruff format --check .

@@ -97,6 +97,7 @@ def test_evaluate_and_fill(home: Home, bert: Path) -> None:
     assert "[MASK]" not in filled["text"]
 
 
+@pytest.mark.slow
 def test_what_a_bert_has_no_use_for_is_refused(home: Home, bert: Path, tmp_path: Path) -> None:
     for args, words in (
         (("--pretrain.packing", "bestfit"), "pretrain.packing is for a gpt"),
@@ -117,6 +118,7 @@ def test_what_a_bert_has_no_use_for_is_refused(home: Home, bert: Path, tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_packed_and_confined_documents(home: Home) -> None:
     """Trained, killed and continued to the bit; the packing cannot change in mid-run."""
     gpt = ["--model.kind", "gpt", "--pretrain.packing", "bestfit", "--pretrain.confine", "true", *HERE]
@@ -132,6 +134,7 @@ def test_packed_and_confined_documents(home: Home) -> None:
     assert "pretrain.packing" in refused
 
 
+@pytest.mark.slow
 def test_from_hugging_face_through_training_and_back(home: Home, tmp_path: Path) -> None:
     """Exported, imported, trained on from there, exported again: transformers gives the same logits."""
     transformers: Any = pytest.importorskip("transformers")

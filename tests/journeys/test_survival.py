@@ -85,6 +85,7 @@ def test_a_worker_that_is_told_to_end_saves_first(home: Home, whole: Path) -> No
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_group_that_always_fails_ends_with_a_word(home: Home) -> None:
     """Killed at the same step at each start: on from the checkpoint between, then exit 1 with that step."""
     out = home.pretrain(

@@ -40,7 +40,7 @@ def run_workers(
     """Run `function(rank, world, *args)` in `world` processes; what each returned, by rank.
 
     Where one fails, all are ended, and the next call has new ones. `own`: for this call alone, since it
-    leaves its processes changed.
+    leaves its processes changed, or needs the environment as it is now.
     """
     if own and world in _groups:
         _groups.pop(world).kill()

@@ -49,7 +49,7 @@ def save_and_resume(rank: int, world: int, bucket: str, here: str) -> tuple[Any,
 def test_two_workers_save_and_another_world_goes_on(s3: S3, bucket: str, tmp_path: Path) -> None:
     """Each seventh request fails. Loaded by one worker: what two on this machine saved, to the bit."""
     with s3.failing(7):
-        losses, again = run_workers(save_and_resume, 2, bucket, str(tmp_path))[0]
+        losses, again = run_workers(save_and_resume, 2, bucket, str(tmp_path), own=True)[0]
     assert again == losses
     engines = [make_engine("plain", 1) for _ in range(2)]
     for engine, place in zip(engines, (places.at(bucket), tmp_path), strict=True):
