@@ -21,7 +21,8 @@ from cluster.places import Place, PlaceError, Sink
 
 CHUNK = 1 << 20
 DIGEST_HEX = 32  # the first 16 bytes of SHA-256
-RUN_CHUNKS = 16
+RUN_CHUNKS = 16  # of an object store: what a request costs is mostly waiting
+LOCAL_RUN_CHUNKS = 4
 
 Array = npt.NDArray[np.float32]
 
@@ -136,7 +137,14 @@ class ChunkReader:
             skip = at - self._first * CHUNK
             parts.append(self._run[skip : skip + stop - at])
             at += len(parts[-1])
+        self._forget(at)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _forget(self, end: int) -> None:
+        """Of a run that was read to its end keep the last chunk alone: the next fragment may begin in it."""
+        if end == self._first * CHUNK + len(self._run) and len(self._run) > CHUNK:
+            last = (end - 1) // CHUNK
+            self._run, self._first = self._run[last * CHUNK - self._first * CHUNK :], last
 
     def _fetch(self, first: int, needed: int) -> bytes:
         """Chunks from `first` on, at least one: up to `needed`, and further while they are expected."""

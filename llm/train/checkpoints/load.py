@@ -13,7 +13,14 @@ from cluster import places
 from cluster.errors import RunError
 from cluster.places import Place, PlaceError
 from llm.train.checkpoints import layout
-from llm.train.checkpoints.chunks import RUN_CHUNKS, Array, ChunkedFile, ChunkReader, unreadable
+from llm.train.checkpoints.chunks import (
+    LOCAL_RUN_CHUNKS,
+    RUN_CHUNKS,
+    Array,
+    ChunkedFile,
+    ChunkReader,
+    unreadable,
+)
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.engine import Engine
@@ -56,7 +63,8 @@ class CheckpointReader:
         self._columns = layout.fragments_from_bytes(table)
         self._key = self._columns["tensor"] * np.uint64(len(self._states)) + self._columns["state"]
         self._numbers = {info.name: i for i, info in enumerate(self.tensors)}
-        run = max(1, min(RUN_CHUNKS, KEPT_CHUNKS // max(1, len(files))))
+        most = RUN_CHUNKS if places.is_remote(folder) else LOCAL_RUN_CHUNKS
+        run = max(1, min(most, KEPT_CHUNKS // max(1, len(files))))
         self._readers = [ChunkReader(folder, file, run) for file in files]
 
     def expect(self, name: str, state: str, start: int, length: int) -> None:

@@ -110,7 +110,8 @@ class CheckpointSaver:
         self.wait()
         start = time.perf_counter()
         held = self.engine.held()
-        parts = held if self.engine.partitioned else owned(held, self.tensors, self.rank, self.world)
+        alone = self.engine.partitioned or self.world == 1
+        parts = held if alone else owned(held, self.tensors, self.rank, self.world)
         copies = [(f.name, f.state, f.start, f.values.to("cpu", copy=True).numpy()) for f in parts]
         self.stall_seconds += time.perf_counter() - start
         self._thread = threading.Thread(target=self._write, args=(copies, state, val_loss), daemon=True)
