@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.evaluator import validate_checkpoint
 from llm.train.run_folder import RunFolder
 from llm.train.worker import Job
-from tests.llm.folders import make_corpus
 from tests.llm.train.processes import run_workers
 from tests.llm.train.runs import MODEL, rows_of, settings_of, train
 
@@ -25,19 +23,7 @@ ELSEWHERE = {**EVERY, "validation": {**EVERY["validation"], "where": "workers"}}
 
 KINDS = [("plain", "fp32"), ("zero1", "fp32"), ("zero1", "bf16"), ("zero3", "fp32")]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the runs have: the number of threads moves the last bit of a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_corpus(tmp_path_factory.mktemp("words")))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def job_of(corpus: str, run: Path, settings: PretrainSettings, lease: dict[str, Any] | None = None) -> Job:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.memory_process import inputs_of
 from llm.model import make_model
-from llm.model.inputs import Inputs
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.group import Group
 from llm.train.memory import memory_of
@@ -43,20 +43,6 @@ def settings_of(engine: str, **changes: Any) -> PretrainSettings:
     return PretrainSettings.model_validate({**BASE, **ENGINES[engine], **changes})
 
 
-def inputs_of(model: ModelSettings, settings: PretrainSettings, world: int) -> Inputs:
-    micro = micro_of(model, settings, world, gpu=False)
-    rows, length, guesses = micro.rows, micro.length, micro.guesses
-    ids = torch.randint(0, VOCAB, (rows, length))
-    if model.kind == "gpt":
-        return Inputs(ids, ids, torch.ones(rows, length))
-    places = torch.rand(rows, length).argsort(1)[:, :guesses]
-    whole = torch.zeros_like(ids)
-    return Inputs(
-        ids, ids.gather(1, places), torch.ones(rows, guesses), places, whole, whole,
-        torch.zeros(rows, dtype=torch.int64), torch.ones(rows),
-    )  # fmt: skip
-
-
 def allocated(rank: int, world: int, model: dict[str, Any], settings: dict[str, Any], steps: int = 3) -> int:
     """Most bytes that torch has allocated at once, from before the model is made to after some steps."""
     shape, pretrain = ModelSettings.model_validate(model), PretrainSettings.model_validate(settings)
@@ -69,7 +55,7 @@ def allocated(rank: int, world: int, model: dict[str, Any], settings: dict[str, 
         scales = torch.full((len(objective.model.terms),), 1e-3)
         for _ in range(steps):
             for i in range(count):
-                engine.accumulate(inputs_of(shape, pretrain, world), scales, last=i == count - 1)
+                engine.accumulate(inputs_of(shape, pretrain, VOCAB, world), scales, last=i == count - 1)
             engine.norm()
             engine.step(1e-4)
     # Frees in gloo's threads are no events; the total in each event knows of them.

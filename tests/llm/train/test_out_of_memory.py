@@ -7,7 +7,6 @@ import resource
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytest
 import ray.exceptions
 
 from cluster.errors import RunError
@@ -16,17 +15,11 @@ from llm.train.memory import memory_of
 from llm.train.planning import GIB
 from llm.train.ray_workers import _cause
 from llm.train.run_folder import RunFolder
-from tests.llm.folders import make_corpus
 from tests.llm.train import runs
 from tests.llm.train.processes import run_workers
 
 WIDE = {**runs.MODEL, "width": 2048, "hidden": 8192}  # 50 million parameters in its block
 LEFT = 400 << 20  # less than these take with their optimizer's states
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_corpus(tmp_path_factory.mktemp("words")))
 
 
 def starved(rank: int, world: int, corpus: str, run: Path) -> str:

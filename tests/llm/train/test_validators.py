@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 import llm
 from cluster.errors import RunError
@@ -24,30 +23,15 @@ from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.run_folder import RunFolder, read_lines
 from llm.train.validators import Validators
 from llm.train.worker import Job
-from tests.llm.folders import make_corpus
 from tests.llm.train.runs import rows_of, settings_of, train
 from tests.llm.train.test_evaluator import ELSEWHERE, EVERY, job_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.usefixtures("one_thread")]
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
 # Of a summary what differs from run to run.
 TIMES = (
     "tokens_per_second", "flops_per_second", "memory_bytes", "useful_seconds", "wall_seconds", "goodput",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the evaluators have: the number of threads moves the last bit of a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_corpus(tmp_path_factory.mktemp("words")))
 
 
 @pytest.fixture
