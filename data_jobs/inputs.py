@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster.errors import UserError
 from data_jobs.raw_bytes import Piece, compression
-from data_jobs.settings import SourceSettings
+from data_jobs.source_settings import SourceSettings
 
 _USUAL = {
     "jsonl": ["*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json", "*.json.gz", "*.json.zst", "*.ndjson"],

@@ -10,64 +10,13 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from cluster.fields import Settings, free, identity, plan, values_of_kind
+from cluster.fields import Settings, free, identity, values_of_kind
+from data_jobs.clean_settings import CleanSettings
+from data_jobs.source_settings import SourceSettings
 from data_jobs.tokenizer import load_tokenizer
+from data_jobs.tokenizer_settings import TokenizerSettings
 
 MIB = 1 << 20
-
-
-class SourceSettings(Settings):
-    """One named source of documents."""
-
-    name: str = identity(help="name of the source, in shard names and mixtures", pattern=r"^[A-Za-z0-9_]+$")
-    path: str = free(help="file, folder or glob; {stdlib} is the running Python's standard library")
-    format: Literal["jsonl", "text", "code"] = identity(
-        "jsonl",
-        "jsonl: an object a line; text: prose; code: source code, a file a document (all also .gz, .zst)",
-    )
-    text_field: str = identity("text", "jsonl: the field that holds the text")
-    per: Literal["file", "line"] = identity("file", "text: what is one document")
-    include: list[str] = plan(
-        [], "files to take under a folder, e.g. ['*.py', 'docs/**']; empty: those usual for the format"
-    )
-    exclude: list[str] = plan(
-        [],
-        "files to leave out, e.g. ['**/tests/**', '*_pb2.py']; a name without / is looked for at any depth",
-    )
-    metadata: list[str] = identity(
-        [], "jsonl: fields to pass through to the shards, as columns `meta.<field>` of text"
-    )
-    weight: float | None = plan(None, "default weight in a mixture (default: its share of the tokens)", gt=0)
-
-
-class CleanSettings(Settings):
-    """What is done to each text before anything else sees it."""
-
-    form: Literal["NFC", "none"] = identity("NFC", "Unicode normalisation form")
-    control_characters: Literal["remove", "keep"] = identity(
-        "remove", "remove: no control characters but tab and newline; CRLF and CR become newline"
-    )
-
-
-class TokenizerSettings(Settings):
-    """A SentencePiece BPE model with byte fallback, trained on this corpus; or one that is there."""
-
-    path: str | None = free(
-        None, "folder of a tokenizer to use, ours or one of Hugging Face's; then the other fields have no "
-        "effect, and the corpus hangs on what the tokenizer does, not on where it lies"
-    )  # fmt: skip
-    vocab_size: int = identity(32_000, "entries, specials and 256 bytes included", ge=320, le=1 << 24)
-    sample_bytes: int = identity(100_000_000, "text to train on: the first documents of the order", ge=1)
-    threads: int = identity(
-        2, "training threads; part of the identity, because the count enters the model", ge=1
-    )
-    character_coverage: float = identity(
-        0.9995, "share of the sample's characters with entries of their own; the rest is spelled in bytes",
-        gt=0, le=1,
-    )  # fmt: skip
-    join_punctuation: bool = identity(
-        False, "entries may join letters, digits and punctuation: fewer tokens on source code"
-    )
 
 
 class CorpusSettings(Settings):

@@ -18,7 +18,8 @@ from cluster.places import ObjectPath, Place, delete_tree, sync_folder, write_js
 from data_jobs.inputs import InputFile
 from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, read_manifest
 from data_jobs.raw_bytes import DamagedFile, Piece, Reading, read_blocks
-from data_jobs.settings import SourceSettings, differences
+from data_jobs.settings import differences
+from data_jobs.source_settings import SourceSettings
 from data_jobs.work import FOLDER
 
 INPUT, REPORT, REPORT_PAGE, REJECTED = "input.json", "report.json", "report.html", "rejected"

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from cluster.errors import UserError
-from data_jobs.settings import TokenizerSettings
 from data_jobs.tokenizer import NEWLINES, SPACE, SPECIALS, SentencePieceTokenizer
+from data_jobs.tokenizer_settings import TokenizerSettings
 
 _FIXED_ENTRIES = len(SPECIALS) + 256 + len(NEWLINES)
 # SentencePiece skips any sentence with a tab or U+2585, which it uses itself, and U+2581 is its space.

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.errors import UserError
 from data_jobs.inputs import cut_splits, glob_regex, list_files
-from data_jobs.settings import SourceSettings
+from data_jobs.source_settings import SourceSettings
 
 
 @pytest.mark.parametrize(

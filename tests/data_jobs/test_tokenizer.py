@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.errors import RunError, UserError
-from data_jobs.settings import TokenizerSettings
 from data_jobs.tokenizer import NEWLINES, SPECIALS, SentencePieceTokenizer, load_tokenizer
+from data_jobs.tokenizer_settings import TokenizerSettings
 from data_jobs.tokenizer_training import train_tokenizer
 from tests.data_jobs.conftest import make_texts
 

@@ -1,0 +1,68 @@
+"""Cleaned documents to sorted runs, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from cluster.places import to_json
+from data_jobs.content import Placement, content_hash
+from data_jobs.runs import Document, write_text_run
+from data_jobs.settings import CorpusSettings
+from data_jobs.work import keep, temporary
+
+RUN_BYTES = 256 << 20
+"""Text in memory before a run is written: a split of any size takes a bounded amount of it."""
+
+
+class RunWriter:
+    """Documents of one source; what they hold decides their place, and the name of a run."""
+
+    def __init__(self, settings: CorpusSettings, source: str, folder: str | Path) -> None:
+        self._source, self._folder = source, folder
+        self._placement = Placement.of(settings.seed, settings.val_fraction)
+        self._runs: list[dict[str, Any]] = []
+        self._documents: list[Document] = []
+        self._held_bytes = 0
+
+    def add(self, text: str, metadata: dict[str, str], place: str) -> int:
+        """Take a document in, `place` as JSON; its UTF-8 bytes."""
+        c = content_hash(self._source, text)
+        key, val = self._placement.sort_key(c), self._placement.is_val(c)
+        self._documents.append(Document(val, key, c, to_json(metadata).rstrip(b"\n"), place, text))
+        size = utf8_bytes(text)
+        self._held_bytes += size
+        if self._held_bytes >= RUN_BYTES:
+            self._write()
+        return size
+
+    def close(self) -> list[dict[str, Any]]:
+        """All runs: {file, name, documents, train_bytes}."""
+        self._write()
+        return self._runs
+
+    def _write(self) -> None:
+        if not self._documents:
+            return
+        self._documents.sort()
+        train_bytes = sum(utf8_bytes(d.text) for d in self._documents if not d.val)
+        with temporary(self._folder) as tmp:
+            write_text_run(tmp, self._documents)
+            path = keep(tmp, f"{_name_of(self._source, self._documents)}.text.arrow")
+        run = {"file": path, "name": Path(path).name.split(".")[0]}
+        self._runs.append({**run, "documents": len(self._documents), "train_bytes": train_bytes})
+        self._documents, self._held_bytes = [], 0
+
+
+def _name_of(source: str, documents: list[Document]) -> str:
+    """A run's name: a digest of what stands in it, not of the file that it came from."""
+    digest = hashlib.sha256(source.encode())
+    for document in documents:
+        digest.update(document.c + len(document.metadata).to_bytes(8, "little") + document.metadata)
+    return digest.hexdigest()[:32]
+
+
+def utf8_bytes(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
