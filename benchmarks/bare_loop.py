@@ -108,10 +108,13 @@ def main(argv: list[str]) -> None:
         "--precision", choices=("fp32", "bf16"), default="fp32", help="of the matrix products"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--batch", type=int, help="samples of a step (default: the recipe's)")
     parser.add_argument("--out", required=True, help="JSON file for [[time, loss], ...]")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     overrides = {"pretrain.steps": str(options.steps), "pretrain.precision": options.precision}
+    if options.batch:
+        overrides |= {"pretrain.batch": str(options.batch)}
     recipe = load_recipe(options.recipe, overrides)
     settings = recipe.need(PretrainSettings)
     use_cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())

@@ -22,7 +22,7 @@ def run(ground: Ground) -> list[Row]:
     """The stack and the plain engine beside a bare loop; two workers. A quick run starts no Ray."""
     small = ground.small
     rows = stack_rows(small)
-    return rows if small.quick else [*rows, workers_row(small)]
+    return rows if small.quick else [*rows, workers_row(small), machine_row(small)]
 
 
 def stack_rows(ground: Ground) -> list[Row]:
@@ -68,4 +68,29 @@ def workers_row(ground: Ground) -> Row:
     return Row(
         f"training, two workers with a core each, {precision}", "tokens/s", median.ours, median.peer,
         "one worker with one core", WORKERS_GOAL, note,
+    )  # fmt: skip
+
+
+def machine_row(ground: Ground) -> Row:
+    """What the machine's second core gives: two bare loops at once, which share nothing, beside one.
+
+    No goal: the row says how much of the workers' ratio is the machine's. Each loop has half of the batch,
+    as each worker has.
+    """
+    precision, batch = ground.pretrain.precision, ground.pretrain.batch
+    steps = max(10, train.timed_steps(ground, precision) // 2)
+    pairs = []
+    for number in range(train.PAIRS):
+        two = sum(train.bare_loops(ground, precision, steps, 2, batch // 2))
+        [one] = train.bare_loops(ground, precision, steps, 1, batch)
+        pairs.append(Pair(two, one))
+        ground.say(f"machine {number + 1}: two {two:,.0f}, one {one:,.0f}, {pairs[-1].ratio:.3f}")
+    median = sorted(pairs, key=lambda pair: pair.ratio)[len(pairs) // 2]
+    note = (
+        f"one thread a loop, {steps} timed steps a run; the pair with the median ratio of {len(pairs)} in turn; "
+        f"ratios {' '.join(f'{pair.ratio:.3f}' for pair in pairs)}"
+    )
+    return Row(
+        f"two bare loops at once, half the batch each, {precision}", "tokens/s", median.ours, median.peer,
+        "one bare loop on one core", note=note,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from benchmarks.ground import Ground
@@ -166,17 +167,34 @@ def detail_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def peer(ground: Ground, precision: str, steps: int) -> float:
     """Tokens/s of the bare loop over `steps` steps after the warm-up."""
-    out = ground.fresh("bare")
-    run_module(
-        ground.log(),
-        "benchmarks.bare_loop",
+    [rate] = bare_loops(ground, precision, steps, 1, ground.pretrain.batch, cores())
+    return rate
+
+
+def bare_loops(
+    ground: Ground, precision: str, steps: int, count: int, batch: int, threads: int = 1
+) -> list[float]:
+    """Tokens/s of each of `count` bare loops that run at once."""
+    outs = [ground.fresh("bare") for _ in range(count)]
+    arguments = [
         ground.recipe_path,
         *("--tokens", str(ground.tokens), "--vocab", str(ground.corpus.tokenizer.vocab_size)),
-        *("--steps", str(WARM_UP + steps), "--precision", precision, "--threads", str(cores())),
-        *("--out", str(out)),
-    )
-    done = json.loads(out.read_bytes())
-    return rate_of({i: at for i, (at, _) in enumerate(done, 1)}, steps, tokens_of_step(ground))
+        *("--steps", str(WARM_UP + steps), "--precision", precision, "--threads", str(threads)),
+        *("--batch", str(batch)),
+    ]
+    with ThreadPoolExecutor(count) as pool:
+        runs = [
+            pool.submit(run_module, ground.log(), "benchmarks.bare_loop", *arguments, "--out", str(out))
+            for out in outs
+        ]
+        for run in runs:
+            run.result()
+    rates = []
+    for out in outs:
+        done = json.loads(out.read_bytes())
+        times = {i: at for i, (at, _) in enumerate(done, 1)}
+        rates.append(rate_of(times, steps, batch * ground.pretrain.length))
+    return rates
 
 
 def consumed(ground: Ground) -> float:

@@ -10,6 +10,8 @@ from cluster.places import Place
 from data_jobs import open_corpus
 from llm.pages import blocks
 from llm.pages.charts import Chart, bar_axes, bars, column_axes, columns
+from llm.pages.dropped import dropped_samples, dropped_section
+from llm.pages.duplicates import duplicate_section
 
 
 def corpus_numbers(corpus: Place) -> dict[str, Any]:
@@ -31,6 +33,8 @@ def corpus_numbers(corpus: Place) -> dict[str, Any]:
         "tokenizer": report.get("tokenizer", manifest["tokenizer"]),
         "document_tokens_log2": report.get("document_tokens_log2", []),
         "damaged_files": report.get("damaged_files", []),
+        "near_duplicates": report.get("near_duplicates", {}),
+        "dropped": dropped_samples(corpus),
         "seconds": report.get("seconds", {}),
         "machine": report.get("machine", {}),
     }
@@ -40,7 +44,11 @@ def corpus_body(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     """The page of a corpus: its HTML between header and footer, and its charts."""
     documents, charts = document_section(numbers)
     sources, source_charts = source_section(numbers)
-    body = blocks.tiles(corpus_tiles(numbers)) + documents + sources
+    duplicates, duplicate_charts = duplicate_section(numbers["near_duplicates"])
+    charts += duplicate_charts
+    body = (
+        blocks.tiles(corpus_tiles(numbers)) + documents + duplicates + dropped_section(numbers["dropped"]) + sources
+    )
     spent = seconds_chart(numbers["seconds"])
     if spent:
         charts.append(spent)
