@@ -69,8 +69,8 @@ def alarms(report: dict[str, Any], fraction: float) -> list[str]:
                 for cluster in source["largest_clusters"]
             )
             lines.append(
-                f"source '{name}' lost {source['dropped']:,} of {source['documents']:,} documents as near duplicates, more "
-                f"than corpus.minhash.alarm_fraction ({fraction:g}); its largest clusters: {clusters}"
+                f"source '{name}' lost {source['dropped']:,} of {source['documents']:,} documents as near "
+                f"duplicates, more than corpus.minhash.alarm_fraction ({fraction:g}); its largest clusters: {clusters}"
             )
     return lines
 

@@ -43,8 +43,8 @@ def kind_of(code: int) -> int:
     """What a code point from U+0080 on is: 0 parts words, 1 a letter of one, 2 a word of its own."""
     if code < 0x2000:
         if code < 0xC0:
-            return _LETTER if code in (0xAA, 0xB5, 0xBA) else _SEPARATOR
-        if code in (0xD7, 0xF7):
+            return _LETTER if code == 0xAA or code == 0xB5 or code == 0xBA else _SEPARATOR
+        if code == 0xD7 or code == 0xF7:
             return _SEPARATOR
         thai_lao, myanmar, khmer = 0xE00 <= code < 0xF00, 0x1000 <= code < 0x10A0, 0x1780 <= code < 0x1800
         return _ALONE if thai_lao or myanmar or khmer else _LETTER

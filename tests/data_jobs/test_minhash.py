@@ -1,4 +1,4 @@
-"""Signatures against what the papers say of them, banding against its S-curve, components against a search."""
+"""Signatures beside what the papers say of them, banding beside its S-curve, components beside a search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def signatures_of(texts: list[str], count: int = 112, ngram: int = 1) -> np.ndar
 
 
 def pairs_of_sets(wanted: float, count: int) -> tuple[list[str], list[str], np.ndarray]:
-    """Texts of distinct words, of which a share of about `wanted` is in both; the exact similarity of each pair."""
+    """Texts of distinct words, a share of about `wanted` in both; the exact similarity of each pair."""
     draw = random.Random(int(wanted * 100))
     ones, others, exact = [], [], []
     for number in range(count):

@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {"dedup": "minhash", "shard_bytes": 20_000, "val_fractio
 
 
 def planted(seed: int = 0, singles: int = 60, clusters: int = 25) -> list[str]:
-    """Distinct texts: singles, clusters around one text, chains whose ends are far apart, short ones, Chinese."""
+    """Distinct texts: singles, clusters around a text, chains whose ends are far apart, short ones, Chinese."""
     draw = random.Random(seed)
     texts = [random_text(draw, draw.randint(8, 250)) for _ in range(singles)]
     for _ in range(clusters):
@@ -207,7 +207,7 @@ def two_sources(tmp_path: Path, scope: str, **changes: Any) -> Any:
 
 @pytest.mark.parametrize(("scope", "lost"), [("corpus", 10), ("source", 0)])
 def test_scope(tmp_path: Path, scope: str, lost: int) -> None:
-    """Across sources the text of the first one stays; copies are near duplicates there. Or each for itself."""
+    """Across sources the text of the first stays, and copies are near duplicates; or each for itself."""
     manifest = prepare(two_sources(tmp_path, scope), tmp_path / "out")
     dropped = {
         stage["source"]: sum(stage["documents"]["dropped"].values())
@@ -234,7 +234,7 @@ def test_without_verification_candidates_are_taken(tmp_path: Path) -> None:
 
 
 def test_a_large_bucket_is_cut_and_still_found(tmp_path: Path) -> None:
-    """Many variants of one text: with a window each is compared with two others alone, and all are connected."""
+    """Many variants of a text: with a window each is compared with two others alone, all are connected."""
     draw = random.Random(7)
     base = random_text(draw, 400)
     texts = [*(random_text(draw, 40) for _ in range(30)), *(with_edit(draw, base) for _ in range(60))]
