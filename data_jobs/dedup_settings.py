@@ -13,7 +13,10 @@ class MinhashSettings(Settings):
     """Near duplicates, by MinHash signatures and locality-sensitive hashing (Broder 1997)."""
 
     threshold: float = identity(
-        0.75, "near duplicates have at least this Jaccard similarity of their sets of word n-grams", gt=0, le=1
+        0.75,
+        "near duplicates have at least this Jaccard similarity of their sets of word n-grams",
+        gt=0,
+        le=1,
     )
     ngram: int = identity(5, "words of one n-gram; a Chinese, Japanese or Korean character is a word", ge=1)
     bands: int = identity(14, "bands of a signature: texts that agree in one are compared", ge=1, le=255)
@@ -59,9 +62,7 @@ class RepeatsSettings(Settings):
         False, "remove a line that stands in many documents of a source (menus, notices) from all of them"
     )
     min_documents: int = identity(10, "a line is removed that stands in at least so many documents", ge=2)
-    min_fraction: float = identity(
-        0.001, "and in at least this share of the source's documents", ge=0, le=1
-    )
+    min_fraction: float = identity(0.001, "and in at least this share of the source's documents", ge=0, le=1)
     line_words: int = identity(2, "a line of fewer words is never removed", ge=1)
     paragraphs: bool = identity(
         False, "of equal paragraphs of a source the first in the corpus' order stays, the others are removed"

@@ -62,7 +62,15 @@ def _meet_before(signatures: Array, x: int, y: int, band: int, rows: int) -> boo
 
 @njit(
     types.boolean(
-        types.int64[::1], _ints, _ints, _small, _matrix, types.int64, types.int64[::1], types.int64, types.int64
+        types.int64[::1],
+        _ints,
+        _ints,
+        _small,
+        _matrix,
+        types.int64,
+        types.int64[::1],
+        types.int64,
+        types.int64,
     ),
     cache=True,
     nogil=True,

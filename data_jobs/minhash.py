@@ -30,7 +30,8 @@ def band_keys(signatures: Array, rows: int, salt: int) -> Array:
     documents, count = signatures.shape
     bands = count // rows
     parts = signatures.reshape(documents, bands, rows)
-    keys = mix_array(np.arange(bands, dtype=np.uint64) ^ np.uint64(salt))[None, :].repeat(documents, axis=0)
+    of_band = np.array([h64("band", salt, band) for band in range(bands)], np.uint64)
+    keys = of_band[None, :].repeat(documents, axis=0)
     for at in range(0, rows, 8):
         words = np.zeros((documents, bands, 8), np.uint8)
         words[:, :, : min(8, rows - at)] = parts[:, :, at : at + 8]

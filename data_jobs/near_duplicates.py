@@ -92,7 +92,9 @@ class _Flow:
                 for (name, number, run), done in zip(self._runs, signed)
             ],
         )
-        buckets = self._stage("near duplicates", bucket_range, [self._bucket_job(p) for p in range(self._ranges)])
+        buckets = self._stage(
+            "near duplicates", bucket_range, [self._bucket_job(p) for p in range(self._ranges)]
+        )
         forest, edges = self._join([(done["forest"], done["edges"]) for done in buckets])
         count = self._wanted.ranges or max(1, -(-2 * edges // _CHOICE))
         jobs = [self._choose_job(forest, p, count) for p in range(count)]

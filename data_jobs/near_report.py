@@ -70,7 +70,8 @@ def alarms(report: dict[str, Any], fraction: float) -> list[str]:
             )
             lines.append(
                 f"source '{name}' lost {source['dropped']:,} of {source['documents']:,} documents as near "
-                f"duplicates, more than corpus.minhash.alarm_fraction ({fraction:g}); its largest clusters: {clusters}"
+                f"duplicates, more than corpus.minhash.alarm_fraction ({fraction:g}); its largest clusters: "
+                f"{clusters}"
             )
     return lines
 

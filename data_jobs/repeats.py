@@ -61,7 +61,13 @@ class _Flow:
         settings: CorpusSettings,
         runs: Sequence[tuple[int, Run]],
     ) -> None:
-        self._stage, self._units, self.folder, self._settings, self._runs = stage, units, folder, settings, runs
+        self._stage, self._units, self.folder, self._settings, self._runs = (
+            stage,
+            units,
+            folder,
+            settings,
+            runs,
+        )
 
     def find(self, kind: str) -> dict[int, list[str]]:
         """Number of the source to the files of what is repeated in it, in the order of hashes."""

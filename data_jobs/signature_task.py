@@ -40,7 +40,11 @@ def sign_run(job: Job) -> dict[str, Any]:
     dropped = Drops(job["drop"]).all() if job["drop"] else np.zeros(documents, bool)
     salt = h64(job["source"]) if wanted["scope"] == "source" else 0
     count = wanted["bands"] * wanted["rows"]
-    with temporary(job["folder"]) as bands, temporary(job["folder"]) as signed, temporary(job["folder"]) as ranks:
+    with (
+        temporary(job["folder"]) as bands,
+        temporary(job["folder"]) as signed,
+        temporary(job["folder"]) as ranks,
+    ):
         with (
             KeyedWriter(bands, BANDS) as band_file,
             _RowFile(signed, np.dtype(np.uint8), (documents, count)) as signature_file,
@@ -70,7 +74,9 @@ def sign_run(job: Job) -> dict[str, Any]:
     return {"files": list(files.values()), "name": name, **files, "rejects": []}
 
 
-def _sign(batch: pa.RecordBatch, count: int, ngram: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _sign(
+    batch: pa.RecordBatch, count: int, ngram: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """(signatures, n-grams) of each text of a batch."""
     from data_jobs.text_kernels import sign_texts
 

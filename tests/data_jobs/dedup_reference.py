@@ -54,8 +54,8 @@ def clusters_of(count: int, edges: Sequence[tuple[int, int]]) -> list[set[int]]:
 def near_pairs(texts: Sequence[str], threshold: float, ngram: int) -> list[tuple[int, int]]:
     """All pairs at or above the threshold.
 
-    AssertionError where the clusters hang on a pair that banding may miss: pairs at 0.93 alone must connect what
-    all do. Of those one in 100,000 is missed, (1 - 0.93^8)^14, and the seeds are fixed.
+    AssertionError where the clusters hang on a pair that banding may miss: pairs at 0.93 alone must connect
+    what all do. Of those one in 100,000 is missed, (1 - 0.93^8)^14, and the seeds are fixed.
     """
     sets = [plain_shingles(text, ngram) for text in texts]
     pairs = [(a, b) for a, b in itertools.combinations(range(len(texts)), 2) if sets[a] and sets[b]]

@@ -9,7 +9,15 @@ import pyarrow as pa
 import pytest
 
 from data_jobs.graph_kernels import count_common, next_pair, star_forest, unite
-from data_jobs.minhash import band_keys, curve, deviation, found_share, least_agreement, permutations, similarity
+from data_jobs.minhash import (
+    band_keys,
+    curve,
+    deviation,
+    found_share,
+    least_agreement,
+    permutations,
+    similarity,
+)
 from data_jobs.runs import text_buffers
 from data_jobs.text_kernels import sign_texts
 from tests.data_jobs.dedup_reference import clusters_of, jaccard, plain_shingles

@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {"dedup": "minhash", "shard_bytes": 20_000, "val_fractio
 
 
 def planted(seed: int = 0, singles: int = 60, clusters: int = 25) -> list[str]:
-    """Distinct texts: singles, clusters around a text, chains whose ends are far apart, short ones, Chinese."""
+    """Distinct texts: singles, clusters around one, chains whose ends are far apart, short ones, Chinese."""
     draw = random.Random(seed)
     texts = [random_text(draw, draw.randint(8, 250)) for _ in range(singles)]
     for _ in range(clusters):
@@ -88,9 +88,7 @@ def test_equal_over_cuts_orders_ranges_and_names(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", texts)
     expected = None
     for number, (splits, ranges) in enumerate(((1, 1), (3, 4), (16, 16), (7, None))):
-        settings = settings_for(
-            path, **minhash(ranges=ranges), split_bytes=path.stat().st_size // splits + 1
-        )
+        settings = settings_for(path, **minhash(ranges=ranges), split_bytes=path.stat().st_size // splits + 1)
         prepare(settings, tmp_path / f"out{number}")
         expected = expected or fingerprint(tmp_path / f"out{number}")
         assert fingerprint(tmp_path / f"out{number}") == expected
@@ -159,13 +157,21 @@ def test_longest_stays(tmp_path: Path) -> None:
     base = random_text(draw, 300)
     cluster = [base, base + "\nand a few more words", base + "\nand more"]
     texts = [*(random_text(draw, 40) for _ in range(30)), *cluster]
-    prepare(settings_for(write_jsonl(tmp_path / "in.jsonl", texts), **minhash(keep="longest")), tmp_path / "out")
+    prepare(
+        settings_for(write_jsonl(tmp_path / "in.jsonl", texts), **minhash(keep="longest")), tmp_path / "out"
+    )
     assert documents(tmp_path / "out") == sorted([*texts[:30], cluster[1]])
 
 
 @pytest.mark.parametrize(
     ("scores", "best"),
-    [([1, 3, 2], 1), (["0.5", None, "x"], 0), ([2, 2, 2], 2), ([None, None, None], 2), ([-1, "nan", -2.5], 0)],
+    [
+        ([1, 3, 2], 1),
+        (["0.5", None, "x"], 0),
+        ([2, 2, 2], 2),
+        ([None, None, None], 2),
+        ([-1, "nan", -2.5], 0),
+    ],
 )
 def test_best_stays(tmp_path: Path, scores: list[Any], best: int) -> None:
     """The highest number; where they are equal or missing the longest."""
@@ -324,7 +330,9 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(
 ) -> None:
     path, expected = whole
     env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2]), "MANTA_FAULT": fault}
-    killed = subprocess.run([sys.executable, "-c", RUN, str(path), str(tmp_path / "out")], env=env, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", RUN, str(path), str(tmp_path / "out")], env=env, check=False
+    )
     assert killed.returncode == -9
     prepare(settings_for(path, **minhash(ranges=18), split_bytes=60_000), tmp_path / "out")
     assert fingerprint(tmp_path / "out") == expected
@@ -337,7 +345,11 @@ def test_input_that_changes_between_two_starts(tmp_path: Path, whole: tuple[Path
     folder.mkdir()
     write_jsonl(folder / "a.jsonl", TEXTS[:150])
     write_jsonl(folder / "b.jsonl", planted(seed=9)[:70])
-    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2]), "MANTA_FAULT": "prepare.after_spill:job=1"}
+    env = {
+        "PATH": "",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "MANTA_FAULT": "prepare.after_spill:job=1",
+    }
     subprocess.run([sys.executable, "-c", RUN, str(folder), str(tmp_path / "out")], env=env, check=False)
     write_jsonl(folder / "b.jsonl", TEXTS[150:])
     prepare(settings_for(folder, **minhash(ranges=18), split_bytes=60_000), tmp_path / "out")

@@ -122,7 +122,9 @@ def test_ledger_and_sources_apart(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", TEXTS)
     settings = settings_for(path, **repeats(**BOTH))
     values = settings.model_dump()
-    few = write_jsonl(tmp_path / "few.jsonl", ["Home | News | About us\n" + text for text in ("one here", "two there")])
+    few = write_jsonl(
+        tmp_path / "few.jsonl", ["Home | News | About us\n" + text for text in ("one here", "two there")]
+    )
     values["sources"] += [{"name": "few", "path": str(few)}]
     manifest = prepare(type(settings).model_validate(values), tmp_path / "out")
     stages = {(stage["source"], stage["stage"]): stage for stage in manifest["stages"]}
@@ -136,7 +138,9 @@ def test_ledger_and_sources_apart(tmp_path: Path) -> None:
     done = stages["docs", "repeats"]
     assert done["documents"]["dropped"]["empty"] >= 1 and done["bytes"]["removed"] > 2000
     assert stages["few", "repeats"]["bytes"]["removed"] == 0  # its menu stands in two documents of it alone
-    assert manifest["counts"]["bytes"]["out"] == sum(len(text.encode()) for text in documents(tmp_path / "out"))
+    assert manifest["counts"]["bytes"]["out"] == sum(
+        len(text.encode()) for text in documents(tmp_path / "out")
+    )
 
 
 def test_nothing_but_repeats(tmp_path: Path) -> None:
@@ -173,7 +177,9 @@ FAULTS = [
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path: Path, fault: str) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", TEXTS)
     env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2]), "MANTA_FAULT": fault}
-    killed = subprocess.run([sys.executable, "-c", RUN, str(path), str(tmp_path / "out")], env=env, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", RUN, str(path), str(tmp_path / "out")], env=env, check=False
+    )
     assert killed.returncode == -9
     prepare(settings_for(path, **repeats(**BOTH, ranges=2), split_bytes=10_000), tmp_path / "out")
     prepare(settings_for(path, **repeats(**BOTH)), tmp_path / "whole")

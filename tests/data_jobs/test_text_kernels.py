@@ -18,7 +18,8 @@ from data_jobs.text_kernels import hash_shingles, sign_texts, words_of
 from tests.data_jobs.dedup_reference import plain_shingles, plain_words
 
 PIECES = [
-    "the", "Quick", "BROWN", "fox7", "naïve", "ÉCOLE", "Größe", "мир", "Война", "东京", "は静か", "カタカナ", "한국어",
+    "the", "Quick", "BROWN", "fox7", "naïve", "ÉCOLE", "Größe", "мир", "Война", "东京", "は静か",
+    "カタカナ", "한국어",
     ".", ", ", " ", "\n", "\n\n", "—", "“", "”", "、", "。", "_", "-", "'", "🙂", "…", "\u00a0", "12", "3.14",
 ]  # fmt: skip
 
