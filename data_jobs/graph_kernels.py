@@ -137,7 +137,7 @@ def count_common(one: Array, other: Array) -> int:
 
 
 @njit(nogil=True)
-def _slot(table: Array, ids: Array, wanted: Any) -> int:
+def _slot(table: Array, ids: Array, wanted: Any) -> Any:
     """Where a number stands in the open-addressed table, or the free place for it."""
     x = wanted
     x = (x ^ (x >> _30)) * _C1
