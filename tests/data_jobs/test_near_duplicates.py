@@ -305,7 +305,9 @@ import sys
 from pathlib import Path
 from tests.data_jobs.conftest import prepare, settings_for
 from tests.data_jobs.test_near_duplicates import minhash
-prepare(settings_for(sys.argv[1], **minhash(ranges=18), split_bytes=60_000), Path(sys.argv[2]))
+tokenizer = {"path": sys.argv[3]} if sys.argv[3:] else {}
+settings = settings_for(sys.argv[1], **minhash(ranges=18), split_bytes=60_000, tokenizer=tokenizer)
+prepare(settings, Path(sys.argv[2]))
 """
 FAULTS = [
     "prepare.before_signature:job=1", "prepare.after_signature:job=0",
@@ -354,6 +356,31 @@ def test_input_that_changes_between_two_starts(tmp_path: Path, whole: tuple[Path
     write_jsonl(folder / "b.jsonl", TEXTS[150:])
     prepare(settings_for(folder, **minhash(ranges=18), split_bytes=60_000), tmp_path / "out")
     assert fingerprint(tmp_path / "out") == expected
+
+
+def test_bitmaps_of_runs_that_did_not_change(tmp_path: Path, whole: tuple[Path, dict[str, bytes]]) -> None:
+    """Also with a tokenizer that is given: what stays of a run hangs on all runs."""
+    draw = random.Random(10)
+    texts = [random_text(draw, 200) for _ in range(40)]
+    folder, tokenizer = tmp_path / "in", whole[0].parent / "out" / "tokenizer"
+    folder.mkdir()
+    write_jsonl(folder / "a.jsonl", texts)
+    write_jsonl(folder / "b.jsonl", [random_text(draw, 300) for _ in range(40)])
+    env = {
+        "PATH": "",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "MANTA_FAULT": "prepare.after_spill:job=1",
+    }
+    words = [sys.executable, "-c", RUN, *map(str, (folder, tmp_path / "out", tokenizer))]
+    assert subprocess.run(words, env=env, check=False).returncode == -9
+    write_jsonl(folder / "b.jsonl", [with_edit(draw, text) for text in texts])
+    for out in ("out", "new"):
+        settings = settings_for(
+            folder, **minhash(ranges=18), split_bytes=60_000, tokenizer={"path": str(tokenizer)}
+        )
+        manifest = prepare(settings, tmp_path / out)
+    assert manifest["counts"]["documents"]["dropped"] == {"near_duplicate": 40}
+    assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "new")
 
 
 @pytest.mark.ray
