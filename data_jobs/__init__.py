@@ -2,6 +2,8 @@
 
     recipe ── inputs.py ──> splits (pieces of files)
       │ clean_task.py    records.py -> cleaning.py -> content.py     one sorted run of documents a split
+      │ repeats.py       lines and paragraphs that many share          runs of what is left
+      │ decontaminate.py, near_duplicates.py                         a drop bitmap a run
       │ tokenizer_training.py                                        on the first documents of the order
       │ spill_task.py    tokenizer.py, sentences.py                  the same run as tokens
       │ merge_task.py    exact duplicates, shards.py                 one shard a task

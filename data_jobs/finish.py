@@ -23,7 +23,11 @@ from data_jobs.spill_task import token_dtype
 from data_jobs.tokenizer import Tokenizer
 from data_jobs.work import Job, Receipt
 
-STAGES = ("read", "clean", "encode", "deduplicate")
+StageReceipts = dict[str, Sequence[tuple[int, Receipt]]]
+"""Stage of the ledger, in order, to (number of the source, receipt); a receipt has the count by that name.
+
+Runs of equal content share a receipt, which stands there once for each of them.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,24 +37,15 @@ class Finished:
     settings: CorpusSettings
     files: Sequence[InputFile]
     cleaned: Sequence[tuple[Split, Receipt]]
-    spilled: Sequence[tuple[int, Receipt]]
-    """(number of the source, receipt), once for each run: equal runs count each."""
+    stages: StageReceipts
     merged: Sequence[tuple[Job, Receipt]]
     tokenizer: Tokenizer
+    near_duplicates: dict[str, Any] | None = None
+    """What the report says of them, where they were looked for."""
 
     def counts(self) -> dict[str, dict[str, Count]]:
         """Source to stage to count."""
-        counts = {}
-        for number, source in enumerate(self.settings.sources):
-            clean = [done for split, done in self.cleaned if split.source == number]
-            receipts = {
-                "read": clean,
-                "clean": clean,
-                "encode": [done for n, done in self.spilled if n == number],
-                "deduplicate": [done for job, done in self.merged if job["source"] == source.name],
-            }
-            counts[source.name] = {stage: _total(receipts[stage], stage) for stage in STAGES}
-        return counts
+        return _counts(self.settings, self.stages)
 
     def shards(self) -> list[Shard]:
         """The index, in the order of sources, train before val; empty ranges have no file."""
@@ -73,7 +68,8 @@ class Finished:
     def rejects(self) -> RejectSample:
         """The sample of what was dropped."""
         sample = RejectSample()
-        for _, receipt in (*self.cleaned, *self.spilled, *self.merged):
+        once = {id(receipt): receipt for receipts in self.stages.values() for _, receipt in receipts}
+        for receipt in once.values():
             sample.add_all(receipt["rejects"])
         return sample
 
@@ -110,7 +106,7 @@ def write_corpus(
         [
             {"stage": stage, "source": source, **counts[source][stage].to_json()}
             for source in counts
-            for stage in STAGES
+            for stage in counts[source]
         ],
         whole.to_json(),
     )
@@ -121,7 +117,7 @@ def write_corpus(
     write_rejected(out / state.REJECTED, done.rejects().entries(), pieces)
     state.write_input(out, done.files, done.settings.sources, pieces)
     receipts = [receipt for _, receipt in done.merged]
-    write_json(out / state.REPORT, make_report(manifest, receipts, pieces, seconds))
+    write_json(out / state.REPORT, make_report(manifest, receipts, pieces, seconds, done.near_duplicates))
     fault_point("prepare.before_manifest")
     write_bytes(out / MANIFEST, seal(manifest))
     fault_point("prepare.after_manifest")
@@ -130,16 +126,19 @@ def write_corpus(
 
 def check_readable(settings: CorpusSettings, splits: Sequence[Split], cleaned: Sequence[Receipt]) -> None:
     """UserError where too much could not be read: a wrong field name must not give an empty corpus."""
-    counts = {}
     for number, source in enumerate(settings.sources):
         own = [done for split, done in zip(splits, cleaned) if split.source == number]
-        counts[source.name] = {stage: _total(own, stage) for stage in ("read", "clean")}
-        count = counts[source.name]["read"]
+        count = _total(own, "read")
         bad = sum(count.documents_dropped.values())
         allowed = 0.0 if settings.on_bad == "fail" else settings.max_bad_fraction * count.documents_in
         if bad > allowed:
             raise UserError(_too_many_bad(settings, source.name, count, own))
-    if not any(done["runs"] for done in cleaned):
+
+
+def check_left(settings: CorpusSettings, stages: StageReceipts) -> None:
+    """UserError where nothing is left to make a corpus of, before a tokenizer is trained on it."""
+    counts = _counts(settings, stages)
+    if not any(list(by_stage.values())[-1].documents_out for by_stage in counts.values()):
         raise UserError(_nothing_left(settings, counts))
 
 
@@ -183,6 +182,16 @@ def _sweep(folder: Path, shards: Sequence[Shard]) -> None:
         if path.name not in named:
             path.unlink()
     sync_folder(folder)
+
+
+def _counts(settings: CorpusSettings, stages: StageReceipts) -> dict[str, dict[str, Count]]:
+    return {
+        source.name: {
+            stage: _total([done for n, done in receipts if n == number], stage)
+            for stage, receipts in stages.items()
+        }
+        for number, source in enumerate(settings.sources)
+    }
 
 
 def _total(receipts: Iterable[Receipt], stage: str) -> Count:

@@ -9,30 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data_jobs.key_ranges import Range
 from data_jobs.ledger import Count
 from data_jobs.rejects import RejectSample
-from data_jobs.runs import RunFile
+from data_jobs.runs import RunFile, hash_words
 from data_jobs.shards import Lists, write_shard
 from data_jobs.spill_task import load_once
 from data_jobs.work import Job, keep, temporary
-
-
-class Range(NamedTuple):
-    """Keys of shard number `number` of `count`: [floor(g * 2^64 / G), floor((g + 1) * 2^64 / G))."""
-
-    low: int
-    high: int
-
-    @classmethod
-    def of(cls, number: int, count: int) -> Range:
-        """The formula above, in integers."""
-        return cls((number << 64) // count, ((number + 1) << 64) // count)
 
 
 def merge_shard(job: Job) -> dict[str, Any]:
@@ -112,14 +101,9 @@ def _note_duplicate(table: pa.Table, row: int, first: int, job: Job, sample: Rej
 
 
 def _content_hashes(table: pa.Table) -> npt.NDArray[np.uint64]:
-    """c as two big-endian integers a row, so that they compare as the bytes do."""
-    if not table.num_rows:
-        return np.zeros((0, 2), np.uint64)
+    """c as two integers a row."""
     column = table["c"].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0)
-    data = np.frombuffer(column.buffers()[1], np.uint8, count=16 * len(column), offset=16 * column.offset)
-    return data.view(">u8").reshape(-1, 2).astype(np.uint64)
+    return hash_words(column.chunk(0) if isinstance(column, pa.ChunkedArray) else column)
 
 
 def _write(table: pa.Table, job: Job) -> dict[str, Any]:

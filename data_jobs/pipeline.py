@@ -1,4 +1,4 @@
-"""The flow from files to a corpus: read and clean, train, encode, count, merge, commit.
+"""The flow from files to a corpus: read and clean, leave out what is repeated, train, encode, merge, commit.
 
 Every stage is a list of jobs with one receipt each (`work.py`). This file decides which jobs there are;
 nothing of it depends on who runs them.
@@ -19,11 +19,14 @@ from cluster.fault_points import fault_point
 from cluster.places import to_json, write_bytes, write_json
 from data_jobs import state
 from data_jobs.clean_task import clean_split
-from data_jobs.finish import Finished, check_readable, write_corpus
+from data_jobs.decontaminate import drop_contaminated
+from data_jobs.finish import Finished, StageReceipts, check_left, check_readable, write_corpus
 from data_jobs.hashes import sha256
 from data_jobs.inputs import InputFile, Split, cut_splits
 from data_jobs.manifest import SHARDS, SPLITS
 from data_jobs.merge_task import merge_shard
+from data_jobs.near_duplicates import drop_near_duplicates
+from data_jobs.repeats import remove_repeats
 from data_jobs.sample import training_texts
 from data_jobs.sentences import rule_of
 from data_jobs.settings import CorpusSettings, fixed_settings, metadata_of
@@ -55,21 +58,28 @@ class Build:
         cleaned = self._clean(splits)
         try:
             check_readable(self.settings, splits, cleaned)
-            runs = [(split.source, run) for split, done in zip(splits, cleaned) for run in done["runs"]]
-            self._train(runs)
+            self._take(splits, cleaned)
+            self._remove_repeats()
+            self._drop()
+            check_left(self.settings, self._stages)
+            self._train(self._runs)
         except UserError:
             # The way out is another setting, and scratch of these ones would then be in the way.
             shutil.rmtree(self._work, ignore_errors=True)
             raise
-        spilled = self._spill(runs)
-        merge_jobs, merged = self._merge(runs, spilled)
+        spilled = self._spill(self._runs)
+        merge_jobs, merged = self._merge(self._runs, spilled)
+        names = {source.name: number for number, source in enumerate(self.settings.sources)}
+        self._stages["encode"] = [(number, receipt) for (number, _), receipt in zip(self._runs, spilled)]
+        self._stages["deduplicate"] = [(names[job["source"]], done) for job, done in zip(merge_jobs, merged)]
         done = Finished(
             self.settings,
             self.files,
             list(zip(splits, cleaned)),
-            [(number, receipt) for (number, _), receipt in zip(runs, spilled)],
+            self._stages,
             list(zip(merge_jobs, merged)),
             self._tokenizer,
+            self._near_report,
         )
         manifest = write_corpus(self.out, fixed, done, self.seconds)
         shutil.rmtree(self._work, ignore_errors=True)
@@ -82,12 +92,42 @@ class Build:
                 "stage": "clean",
                 "settings": given,
                 "split": split.to_json(),
+                "filter": not self.settings.repeats.wanted,  # else on what the rewrite leaves
                 "folder": str(self._work / "runs"),
                 "receipt": str(self._work / "clean" / f"{_key(split.to_json())}.json"),
             }
             for split in splits
         ]
         return self._stage("clean", clean_split, jobs)
+
+    def _take(self, splits: Sequence[Split], cleaned: Sequence[Receipt]) -> None:
+        """The runs of the cleaned splits; runs of equal content stand there once for each."""
+        by_source = [(split.source, done) for split, done in zip(splits, cleaned)]
+        self._runs = [(number, run) for number, done in by_source for run in done["runs"]]
+        self._stages: StageReceipts = {"read": by_source, "clean": by_source}
+        if any("filter" in done for done in cleaned) and not self.settings.repeats.wanted:
+            self._stages["filter"] = by_source
+        self._near_report: dict[str, Any] | None = None
+
+    def _remove_repeats(self) -> None:
+        if self.settings.repeats.wanted:
+            self._runs, receipts = remove_repeats(self._stage, self._work, self.settings, self._runs)
+            self._stages["repeats"] = self._stages["filter"] = receipts
+
+    def _drop(self) -> None:
+        """Drop bitmaps for the runs; whoever reads a run from here on sees what is left of it."""
+        sources, runs = self.settings.sources, self._runs
+        if self.settings.decontaminate.files and runs:
+            runs, receipts = drop_contaminated(
+                self._stage, self._work, sources, self.settings.decontaminate, runs
+            )
+            self._stages["decontaminate"] = [(number, done) for (number, _), done in zip(runs, receipts)]
+        if self.settings.dedup == "minhash" and runs:
+            runs, receipts, self._near_report = drop_near_duplicates(
+                self._stage, self._work, sources, self.settings.minhash, runs
+            )
+            self._stages["near_duplicates"] = [(number, done) for (number, _), done in zip(runs, receipts)]
+        self._runs = runs
 
     def _train(self, runs: Sequence[tuple[int, Receipt]]) -> None:
         folder = self._work / f"tokenizer-{_key(sorted(run['name'] for _, run in runs))}"
@@ -111,13 +151,16 @@ class Build:
 
     def _spill(self, runs: Sequence[tuple[int, Receipt]]) -> list[Receipt]:
         """The receipt of each run; runs of equal content are one job."""
-        folder = self._work / f"spills-{_key(self._tokenizer.fingerprint)}"
+        # What a bitmap leaves out of a run hangs on all runs.
+        names = sorted(run["name"] for _, run in runs) if any("drop" in run for _, run in runs) else []
+        folder = self._work / f"spills-{_key([self._tokenizer.fingerprint, names])}"
         jobs: dict[str, Job] = {}
         for number, run in runs:
             source = self.settings.sources[number]
             jobs[run["name"]] = {
                 "stage": "spill",
                 "run": run["file"],
+                "drop": run.get("drop"),
                 "name": run["name"],
                 "source": source.name,
                 "rule": rule_of(source.format),
@@ -155,7 +198,7 @@ class Build:
                             "file": name,
                             "folder": str(self.out / SHARDS),
                             "metadata": metadata_of(source),
-                            "dedup": self.settings.dedup,
+                            "dedup": "none" if self.settings.dedup == "none" else "exact",
                             "tokenizer": self._tokenizer_folder,
                             "receipt": str(folder / f"{name}.json"),
                         }
@@ -180,7 +223,8 @@ class Build:
     def _timed(self, title: str) -> Iterator[None]:
         started = time.monotonic()
         yield
-        self.seconds[title] = round(time.monotonic() - started, 3)
+        spent = self.seconds.get(title, 0.0) + time.monotonic() - started  # a stage of several rounds
+        self.seconds[title] = round(spent, 3)
 
 
 def _key(value: Any) -> str:

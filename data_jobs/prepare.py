@@ -21,12 +21,14 @@ from data_jobs import state
 from data_jobs.hashes import sha256
 from data_jobs.inputs import InputFile, list_files
 from data_jobs.manifest import MANIFEST, SPLITS, read_manifest
+from data_jobs.near_report import alarms
 from data_jobs.pipeline import Build
 from data_jobs.ray_splits import RayRunner
-from data_jobs.settings import CorpusSettings, fixed_settings
+from data_jobs.settings import CorpusSettings, fixed_settings, without_effect
+from data_jobs.work import run_here
 
 DESCRIPTION = (
-    "Read the sources of a recipe, clean them, drop exact duplicates, train a tokenizer, and write the "
+    "Read the sources of a recipe, clean them, drop duplicates, train a tokenizer, and write the "
     "shards of a corpus. Stopped at any moment, the same command continues; done before, it does nothing."
 )
 
@@ -72,14 +74,14 @@ def _prepare(
         if begun and found == "finished":
             manifest = read_manifest(out)
         else:
-            manifest = _build(settings, cluster, out, place, files, quiet)
+            manifest = _build(settings, cluster, out, place, files, recipe.options)
         if isinstance(place, ObjectPath):
             if state.is_half_sent(place):  # maybe by other settings
                 state.clear(place)
             places.send_folder(out, place, MANIFEST)
             places.delete_tree(out)
     _say(quiet, _summary(place, manifest))
-    for warning in warnings_of(settings, manifest):
+    for warning in [*warnings_of(settings, manifest), *_alarms(settings, place)]:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     if quiet:
         print(json.dumps({"path": str(place), **_figures(manifest)}))
@@ -97,10 +99,12 @@ def _build(
     out: Path,
     place: Place,
     files: Sequence[InputFile],
-    quiet: bool,
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Make the corpus in `out`, for a place that may be another."""
-    with Progress(quiet) as progress:
+    with Progress(options.json) as progress:
+        if options.engine == "local":
+            return Build(settings, out.absolute(), files, run_here, progress).run()
         started = time.monotonic()
         progress("start Ray", 0, 1)
         with RayRunner(cluster, str(place)) as runner:
@@ -154,6 +158,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print the counts of the corpus as JSON, and nothing else"
     )
     parser.add_argument("--fresh", action="store_true", help="remove the corpus that is there and begin anew")
+    parser.add_argument(
+        "--engine",
+        choices=["ray", "local"],
+        default="ray",
+        help="where tasks run: on the Ray cluster, or one after the other in this process (default ray)",
+    )
 
 
 def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +213,16 @@ def warnings_of(settings: CorpusSettings, manifest: dict[str, Any]) -> list[str]
                 f"no effect: {names}: the tokenizer of corpus.tokenizer.path is used as it is, with {got:,} "
                 "entries"
             )
+    lines += [f"no effect: {name}: nothing in the recipe asks for it" for name in without_effect(settings)]
     return lines
+
+
+def _alarms(settings: CorpusSettings, place: Place) -> list[str]:
+    """What near duplicates took too much of; the report may be missing beside a corpus that was copied."""
+    if settings.dedup != "minhash" or not (place / state.REPORT).exists():
+        return []
+    report = json.loads((place / state.REPORT).read_bytes())
+    return alarms(report["near_duplicates"], settings.minhash.alarm_fraction)
 
 
 def _say(quiet: bool, text: str) -> None:

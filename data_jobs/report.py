@@ -23,6 +23,7 @@ def make_report(
     merged: Sequence[dict[str, Any]],
     pieces: Sequence[dict[str, Any]],
     seconds: dict[str, float],
+    near_duplicates: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The funnel by stage and source, tokenizer figures, lengths, damaged files, seconds by stage."""
     written = [done for done in merged if done["file"]]
@@ -45,10 +46,11 @@ def make_report(
             ),
         },
         "sentences": sum(done["sentences"] for done in written),
-        "document_tokens_log2": _add([done["length_log2"] for done in written]),
+        "document_tokens_log2": add_histograms([done["length_log2"] for done in written]),
         "damaged_files": sorted(
             {f"{piece['path']}: {piece['damage']}" for piece in pieces if piece["damage"]}
         ),
+        **({} if near_duplicates is None else {"near_duplicates": near_duplicates}),
         "seconds": seconds,
         "machine": {
             "host": platform.node(),
@@ -88,6 +90,7 @@ def _lines_before(pieces: Sequence[dict[str, Any]]) -> dict[tuple[str, int], int
     return before
 
 
-def _add(histograms: Sequence[Sequence[int]]) -> list[int]:
+def add_histograms(histograms: Sequence[Sequence[int]]) -> list[int]:
+    """Sums by place of lists of counts of any lengths."""
     longest = max((len(histogram) for histogram in histograms), default=0)
     return [sum(h[i] for h in histograms if i < len(h)) for i in range(longest)]

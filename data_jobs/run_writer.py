@@ -38,7 +38,7 @@ class RunWriter:
         return size
 
     def close(self) -> list[dict[str, Any]]:
-        """All runs: {file, name, documents, train_bytes}."""
+        """All runs: {file, name, documents, bytes, train_bytes}."""
         self._write()
         return self._runs
 
@@ -47,11 +47,12 @@ class RunWriter:
             return
         self._documents.sort()
         train_bytes = sum(utf8_bytes(d.text) for d in self._documents if not d.val)
+        counts = {"documents": len(self._documents), "bytes": self._held_bytes, "train_bytes": train_bytes}
         with temporary(self._folder) as tmp:
             write_text_run(tmp, self._documents)
             path = keep(tmp, f"{_name_of(self._source, self._documents)}.text.arrow")
         run = {"file": path, "name": Path(path).name.split(".")[0]}
-        self._runs.append({**run, "documents": len(self._documents), "train_bytes": train_bytes})
+        self._runs.append({**run, **counts})
         self._documents, self._held_bytes = [], 0
 
 

@@ -12,9 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.errors import RunError
+from data_jobs.drops import Drops
 from data_jobs.hashes import MASK64
 
 BATCH_BYTES = 1 << 20
@@ -78,9 +81,10 @@ def write_text_run(path: str | Path, documents: Sequence[Document]) -> None:
 
 
 class RunFile:
-    """A run, memory-mapped."""
+    """A run, memory-mapped; with `drop`, a drop bitmap, only the documents that stay."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, drop: str | Path | None = None) -> None:
+        self._drops = Drops(drop) if drop is not None else None
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
             self.starts: list[tuple[bool, int]] = [
@@ -93,14 +97,19 @@ class RunFile:
 
     @property
     def schema_index(self) -> dict[bytes, bytes]:
-        """The index as schema metadata, for a run with the same rows."""
+        """The index as schema metadata, for a run with the same batches."""
         metadata: dict[bytes, bytes] = self._reader.schema.metadata
         return metadata
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """All batches in order."""
+        """All batches in order, one for each of `starts`; one may be empty."""
         for number in range(self._reader.num_record_batches):
-            yield self._reader.get_batch(number)
+            yield self.batch(number)
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        """One batch."""
+        batch = self._reader.get_batch(number)
+        return batch if self._drops is None else batch.filter(self._drops.kept(number))
 
     def between(self, val: bool, low: int, high: int) -> Iterator[pa.RecordBatch]:
         """The batches of one split that may hold keys in [low, high)."""
@@ -108,7 +117,24 @@ class RunFile:
             following = self.starts[number + 1] if number + 1 < len(self.starts) else (True, MASK64 + 1)
             last = following[1] if following[0] == is_val else MASK64 + 1
             if is_val == val and first < high and last >= low:
-                yield self._reader.get_batch(number)
+                yield self.batch(number)
+
+
+def hash_words(column: pa.Array) -> npt.NDArray[np.uint64]:
+    """Content hashes as two big-endian integers a row, so that they compare as the bytes do."""
+    if not len(column):
+        return np.zeros((0, 2), np.uint64)
+    data = np.frombuffer(column.buffers()[1], np.uint8, count=16 * len(column), offset=16 * column.offset)
+    return data.view(">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def text_buffers(column: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """(UTF-8 of all texts, where each begins and the last ends) of a large_string array, with no copy."""
+    _, offsets, values = column.buffers()
+    data = np.frombuffer(values, np.uint8) if values is not None and values.size else np.zeros(0, np.uint8)
+    if not len(column):
+        return data, np.zeros(1, np.int64)
+    return data, np.frombuffer(offsets, np.int64, count=len(column) + 1, offset=8 * column.offset)
 
 
 def _with_index(schema: pa.Schema, starts: list[tuple[bool, int]]) -> pa.Schema:

@@ -46,7 +46,7 @@ def training_texts(runs: Sequence[dict[str, Any]], sample_bytes: int) -> list[st
 def _documents_below(runs: Sequence[dict[str, Any]], below: int) -> dict[tuple[int, bytes], str]:
     found = {}
     for run in runs:
-        for batch in RunFile(run["file"]).between(False, 0, below):
+        for batch in RunFile(run["file"], run.get("drop")).between(False, 0, below):
             for key, c, text in zip(
                 batch["key"].to_pylist(), batch["c"].to_pylist(), batch["text"], strict=True
             ):

@@ -12,6 +12,7 @@ from pydantic import field_validator
 
 from cluster.fields import Settings, free, identity, values_of_kind
 from data_jobs.clean_settings import CleanSettings
+from data_jobs.dedup_settings import DecontaminateSettings, MinhashSettings, RepeatsSettings
 from data_jobs.source_settings import SourceSettings
 from data_jobs.tokenizer import load_tokenizer
 from data_jobs.tokenizer_settings import TokenizerSettings
@@ -25,7 +26,12 @@ class CorpusSettings(Settings):
     out: str | None = free(None, "corpus folder, or s3://bucket/name (default runs/<recipe>/corpus)")
     sources: list[SourceSettings] = identity([], "list of {name, path, format, ...}")
     clean: CleanSettings = CleanSettings()
-    dedup: Literal["exact", "none"] = identity("exact", "exact: of equal texts in a source one is kept")
+    repeats: RepeatsSettings = RepeatsSettings()
+    decontaminate: DecontaminateSettings = DecontaminateSettings()
+    dedup: Literal["exact", "minhash", "none"] = identity(
+        "exact", "exact: of equal texts in a source one is kept; minhash: of near duplicates too"
+    )
+    minhash: MinhashSettings = MinhashSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
     val_fraction: float = identity(
         0.05, "share of documents set apart for validation, by content", ge=0, lt=1
@@ -49,10 +55,18 @@ class CorpusSettings(Settings):
 def fixed_settings(settings: CorpusSettings) -> dict[str, Any]:
     """The settings that the corpus is a function of: dotted name to value, no place and no machine.
 
-    A tokenizer that is given stands there by its fingerprint. UserError where it cannot be read.
+    A tokenizer that is given stands there by its fingerprint, evaluation files by their digest. UserError
+    where one cannot be read. What is not used does not stand there: a threshold of near duplicates that are
+    not looked for.
     """
     fixed = values_of_kind(settings, "identity", "plan")
     del fixed["sources"]
+    unused = [name for name, used in _used(settings).items() if not used]
+    fixed = {name: value for name, value in fixed.items() if name.split(".")[0] not in unused}
+    if settings.decontaminate.files:
+        from data_jobs.evaluation_task import digest_of  # the readers of raw data: late, for a quick start
+
+        fixed["decontaminate.digest"] = digest_of(settings.decontaminate.files)
     if settings.tokenizer.path is not None:
         fixed = {name: value for name, value in fixed.items() if not name.startswith("tokenizer.")}
         fixed["tokenizer.fingerprint"] = load_tokenizer(settings.tokenizer.path).fingerprint
@@ -60,6 +74,29 @@ def fixed_settings(settings: CorpusSettings) -> dict[str, Any]:
         for name, value in values_of_kind(source, "identity", "plan").items():
             fixed[f"sources.{number}.{name}"] = value
     return fixed
+
+
+_SWITCHES = {"lines", "paragraphs", "files"}
+"""Fields of those parts that switch them on."""
+
+
+def _used(settings: CorpusSettings) -> dict[str, bool]:
+    """Whether the part of the settings by this name decides anything."""
+    return {
+        "repeats": settings.repeats.wanted,
+        "decontaminate": bool(settings.decontaminate.files),
+        "minhash": settings.dedup == "minhash",
+    }
+
+
+def without_effect(settings: CorpusSettings) -> list[str]:
+    """Settings that were given and decide nothing, as dotted names."""
+    return [
+        f"corpus.{part}.{name}"
+        for part, used in _used(settings).items()
+        if not used
+        for name in sorted(getattr(settings, part).model_fields_set - _SWITCHES)
+    ]
 
 
 def metadata_of(source: SourceSettings) -> list[str]:

@@ -27,19 +27,18 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def spill_run(job: Job) -> dict[str, Any]:
-    """Job: {run, name, tokenizer, rule, source, folder}. Receipt: {files, token_bytes, encode, rejects}."""
+    """Job: {run, drop, name, tokenizer, rule, source, folder}. Receipt: {files, token_bytes, encode, ...}."""
     tokenizer = load_once(job["tokenizer"])
     dtype = token_dtype(tokenizer.vocab_size)
-    run = RunFile(job["run"])
+    run = RunFile(job["run"], job["drop"])
     count, sample = Count(), RejectSample()
     token_bytes = {"train": 0, "val": 0}
     schema = token_run(pa.from_numpy_dtype(dtype)).with_metadata(run.schema_index)
     with temporary(job["folder"]) as tmp:
         with pa.OSFile(str(tmp), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in run.batches():
+            for (val, _), batch in zip(run.starts, run.batches(), strict=True):
                 encoded = _encode(batch, job, tokenizer, dtype, count, sample)
                 writer.write_batch(pa.RecordBatch.from_arrays(encoded, schema=schema))
-                val = bool(batch["val"][0].as_py())
                 token_bytes["val" if val else "train"] += len(encoded[-2].values) * dtype.itemsize
         path = keep(tmp, f"{job['name']}.tokens.arrow")
     count.check("encode")
@@ -65,7 +64,8 @@ def _encode(
     sizes: list[int] = []
     tokens: list[Any] = []
     ends: list[Any] = []
-    for row, (text, (ids, reached)) in enumerate(zip(texts, tokenizer.encode_with_ends(texts), strict=True)):
+    encoded = tokenizer.encode_with_ends(texts) if texts else []  # where all of a batch were dropped
+    for row, (text, (ids, reached)) in enumerate(zip(texts, encoded, strict=True)):
         size = len(text.encode())
         count.documents_in += 1
         count.bytes_in += size

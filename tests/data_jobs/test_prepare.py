@@ -64,6 +64,21 @@ def test_ray_says_what_a_task_says(tmp_path: Path, texts: list[str]) -> None:
     assert "invalid_json" in failed.stderr and "Traceback" not in failed.stderr
 
 
+def test_local_engine_needs_no_ray(tmp_path: Path, texts: list[str]) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", texts)
+    prepare(settings_for(path, shard_bytes=8_000, val_fraction=0.1), tmp_path / "plain")
+    code = (
+        "import sys; from data_jobs.prepare import main; "
+        "assert main([sys.argv[1], '--engine', 'local', '--json']) == 0; "
+        "sys.exit(any(name.split('.')[0] == 'ray' for name in sys.modules))"
+    )
+    words = [sys.executable, "-c", code, str(recipe_for(tmp_path, path))]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["counts"]["documents"]["out"] == 300
+    assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "plain")
+
+
 def test_no_sources_and_missing_file(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, tmp_path / "nowhere.jsonl")
     said = command(recipe)
@@ -91,6 +106,12 @@ def test_no_sources_and_missing_file(tmp_path: Path) -> None:
             ["train", "val"],
             320,
             ["no effect: corpus.tokenizer.vocab_size: "],
+        ),
+        (
+            {"minhash": {"threshold": 0.8}, "repeats": {"lines": False, "line_words": 3}},
+            ["train", "val"],
+            500,
+            ["no effect: corpus.repeats.line_words: ", "no effect: corpus.minhash.threshold: "],
         ),
     ],
 )
