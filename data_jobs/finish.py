@@ -16,14 +16,14 @@ from data_jobs.inputs import InputFile, Split
 from data_jobs.ledger import Count, chain, total
 from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, Shard, index_bytes, make_manifest
 from data_jobs.rejects import RejectSample
-from data_jobs.report import make_report, write_rejected
+from data_jobs.report import make_report, texts_of_report, write_rejected
 from data_jobs.sentences import rule_of
 from data_jobs.settings import CorpusSettings, metadata_of
 from data_jobs.spill_task import token_dtype
 from data_jobs.tokenizer import Tokenizer
 from data_jobs.work import Job, Receipt
 
-STAGES = ("read", "clean", "encode", "deduplicate")
+STAGES = ("read", "clean", "filter", "encode", "deduplicate")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Finished:
             receipts = {
                 "read": clean,
                 "clean": clean,
+                "filter": clean,
                 "encode": [done for n, done in self.spilled if n == number],
                 "deduplicate": [done for job, done in self.merged if job["source"] == source.name],
             }
@@ -121,7 +122,8 @@ def write_corpus(
     write_rejected(out / state.REJECTED, done.rejects().entries(), pieces)
     state.write_input(out, done.files, done.settings.sources, pieces)
     receipts = [receipt for _, receipt in done.merged]
-    write_json(out / state.REPORT, make_report(manifest, receipts, pieces, seconds))
+    report = make_report(manifest, receipts, pieces, seconds)
+    write_json(out / state.REPORT, {**report, **texts_of_report([receipt for _, receipt in done.cleaned])})
     fault_point("prepare.before_manifest")
     write_bytes(out / MANIFEST, seal(manifest))
     fault_point("prepare.after_manifest")
@@ -133,7 +135,7 @@ def check_readable(settings: CorpusSettings, splits: Sequence[Split], cleaned: S
     counts = {}
     for number, source in enumerate(settings.sources):
         own = [done for split, done in zip(splits, cleaned) if split.source == number]
-        counts[source.name] = {stage: _total(own, stage) for stage in ("read", "clean")}
+        counts[source.name] = {stage: _total(own, stage) for stage in ("read", "clean", "filter")}
         count = counts[source.name]["read"]
         bad = sum(count.documents_dropped.values())
         allowed = 0.0 if settings.on_bad == "fail" else settings.max_bad_fraction * count.documents_in

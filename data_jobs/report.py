@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.places import write_bytes
+from data_jobs.cleaning_spelling import sum_corrections
+from data_jobs.histograms import add_histograms
 
 
 def make_report(
@@ -91,3 +93,18 @@ def _lines_before(pieces: Sequence[dict[str, Any]]) -> dict[tuple[str, int], int
 def _add(histograms: Sequence[Sequence[int]]) -> list[int]:
     longest = max((len(histogram) for histogram in histograms), default=0)
     return [sum(h[i] for h in histograms if i < len(h)) for i in range(longest)]
+
+
+def texts_of_report(cleaned: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was changed in texts, by kind, with a sample of corrected words; what those that stayed are like."""
+    changes: dict[str, dict[str, int]] = {}
+    for receipt in cleaned:
+        for kind, counts in receipt["changes"].items():
+            into = changes.setdefault(kind, dict.fromkeys(counts, 0))
+            for name, number in counts.items():
+                into[name] += number
+    return {
+        "changes": dict(sorted(changes.items())),
+        "corrections": sum_corrections([receipt["corrections"] for receipt in cleaned]),
+        "histograms": add_histograms(receipt["histograms"] for receipt in cleaned),
+    }

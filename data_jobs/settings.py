@@ -12,6 +12,7 @@ from pydantic import field_validator
 
 from cluster.fields import Settings, free, identity, values_of_kind
 from data_jobs.clean_settings import CleanSettings
+from data_jobs.filter_settings import FilterSettings, fixed_filters
 from data_jobs.source_settings import SourceSettings
 from data_jobs.tokenizer import load_tokenizer
 from data_jobs.tokenizer_settings import TokenizerSettings
@@ -25,6 +26,7 @@ class CorpusSettings(Settings):
     out: str | None = free(None, "corpus folder, or s3://bucket/name (default runs/<recipe>/corpus)")
     sources: list[SourceSettings] = identity([], "list of {name, path, format, ...}")
     clean: CleanSettings = CleanSettings()
+    filters: FilterSettings = FilterSettings()
     dedup: Literal["exact", "none"] = identity("exact", "exact: of equal texts in a source one is kept")
     tokenizer: TokenizerSettings = TokenizerSettings()
     val_fraction: float = identity(
@@ -53,6 +55,8 @@ def fixed_settings(settings: CorpusSettings) -> dict[str, Any]:
     """
     fixed = values_of_kind(settings, "identity", "plan")
     del fixed["sources"]
+    for family, values in fixed_filters(settings.filters).items():
+        fixed[f"filters.{family}"] = values
     if settings.tokenizer.path is not None:
         fixed = {name: value for name, value in fixed.items() if not name.startswith("tokenizer.")}
         fixed["tokenizer.fingerprint"] = load_tokenizer(settings.tokenizer.path).fingerprint
