@@ -64,4 +64,3 @@ def rules_of_source(clean: CleanSettings, format: str, changes: Mapping[str, Any
     if format in NOT_PROSE:
         rules |= _PROSE_ONLY
     return CleanSettings.model_validate(rules | dict(changes))
-

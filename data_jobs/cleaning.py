@@ -14,9 +14,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_jobs.clean_settings import CleanSettings
+
+if TYPE_CHECKING:
+    from data_jobs.cleaning_signs import Signs
 
 Step = Callable[[str], tuple[str, int]]
 """A text to the changed one, with the number of changes; 0 where it is the same."""
@@ -46,6 +49,7 @@ class Cleaner:
         self.changes: dict[str, Change] = {}
         """By kind; only kinds that changed something."""
         self._corrections: Callable[[], list[dict[str, Any]]] = list
+        self._looked: Signs | None = None
         self._steps = self._steps_of(rules)
 
     def clean(self, text: str) -> str:
@@ -87,13 +91,13 @@ class Cleaner:
         if rules.form != "none":
             steps.append(("form", normaliser(rules.form)))
         if rules.white_space:
-            from data_jobs.cleaning_blanks import STEPS as BLANKS
+            from data_jobs import cleaning_blanks
 
-            steps += [(kind, step) for name, kind, step in BLANKS if name in rules.white_space]
+            steps += cleaning_blanks.steps_of(rules.white_space, self._signs())
         if rules.private_data:
-            from data_jobs.cleaning_private import steps_of
+            from data_jobs import cleaning_private
 
-            steps += steps_of(rules.private_data, rules.ip_addresses)
+            steps += cleaning_private.steps_of(rules.private_data, rules.ip_addresses, self._signs())
         if rules.spelling != "none":
             from data_jobs.cleaning_spelling import Speller
 
@@ -101,6 +105,14 @@ class Cleaner:
             self._corrections = speller.sample
             steps.append(("spelling", speller.correct))
         return steps
+
+    def _signs(self) -> Signs:
+        """One for all steps, so that a text is looked over once; made late, because it is compiled."""
+        if self._looked is None:
+            from data_jobs.cleaning_signs import Signs
+
+            self._looked = Signs()
+        return self._looked
 
 
 def clean_text(text: str, rules: CleanSettings) -> str:

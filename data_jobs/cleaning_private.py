@@ -1,7 +1,7 @@
 """Private data in a text: found by shape and by its check digits, replaced by the name of its kind.
 
-Each kind has a cheap test first (a character that it cannot be without), then a pattern that begins with a
-literal or a set of characters, then a check in Python of the few that are left. Dates, version numbers, ISBNs
+Each kind has a cheap test first (`cleaning_signs.py`), then a pattern that begins with a literal or a set of
+characters, then a check in Python of the few that are left. Dates, version numbers, ISBNs
 and addresses of private networks are not meant, and tests hold that.
 """
 
@@ -13,6 +13,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+from data_jobs.cleaning_signs import AT, COLONS, DIGITS, QUAD, TOKEN, Signs
+
 Step = Callable[[str], tuple[str, int]]
 Finder = Callable[[str], Iterator[tuple[int, int]]]
 
@@ -20,14 +22,15 @@ ORDER = ("key", "email", "ip", "card", "phone")
 """Keys first: a block of one may hold whatever looks like the others."""
 
 
-def steps_of(kinds: Iterable[str], ip_addresses: str = "public") -> list[tuple[str, Step]]:
+def steps_of(kinds: Iterable[str], ip_addresses: str, signs: Signs) -> list[tuple[str, Step]]:
     """(kind, step) of those asked for, in their order."""
+    private_too = ip_addresses == "all"
     finders: dict[str, Finder] = {
-        "key": find_keys,
-        "email": find_emails,
-        "ip": lambda text: find_ips(text, ip_addresses == "all"),
-        "card": find_cards,
-        "phone": find_phones,
+        "key": lambda text: find_keys(text, bool(signs.of(text) & TOKEN)),
+        "email": lambda text: find_emails(text) if signs.of(text) & AT else iter(()),
+        "ip": lambda text: find_ips(text, private_too) if signs.of(text) & (QUAD | COLONS) else iter(()),
+        "card": lambda text: find_cards(text) if signs.of(text) & DIGITS else iter(()),
+        "phone": lambda text: find_phones(text) if signs.of(text) & DIGITS else iter(()),
     }
     wanted = set(kinds)
     return [(kind, _mask(finders[kind], f"<{kind}>")) for kind in ORDER if kind in wanted]
@@ -35,13 +38,18 @@ def steps_of(kinds: Iterable[str], ip_addresses: str = "public") -> list[tuple[s
 
 def _mask(find: Finder, placeholder: str) -> Step:
     def step(text: str) -> tuple[str, int]:
-        parts: list[str] = []
-        done = count = 0
-        for start, stop in find(text):
-            if start >= done:
-                parts += [text[done:start], placeholder]
-                done, count = stop, count + 1
-        return ("".join([*parts, text[done:]]), count) if count else (text, 0)
+        whole = 0
+        while True:  # again where something was found: what is left beside it may be found only now
+            parts: list[str] = []
+            done = count = 0
+            for start, stop in find(text):
+                if start >= done:
+                    parts += [text[done:start], placeholder]
+                    done, count = stop, count + 1
+            if not count:
+                return text, whole
+            text = "".join([*parts, text[done:]])
+            whole += count
 
     return step
 
@@ -50,13 +58,13 @@ _DOMAIN = re.compile(
     r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}([A-Za-z]{2,24}))(?![\w-])(?!:[\w/~])"
 )
 _LOCAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._%+-'")
-_NOT_DOMAINS = frozenset("png jpg jpeg gif svg webp css js ts py html".split())  # icon@2x.png
+_NOT_DOMAINS = frozenset(
+    ["png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "py", "html"]
+)  # icon@2x.png
 
 
 def find_emails(text: str) -> Iterator[tuple[int, int]]:
     """Addresses with a domain; not git@host:path, and no names of files."""
-    if "@" not in text:
-        return
     for hit in _DOMAIN.finditer(text):
         start = hit.start()
         while start > 0 and hit.start() - start < 64 and text[start - 1] in _LOCAL:
@@ -67,13 +75,13 @@ def find_emails(text: str) -> Iterator[tuple[int, int]]:
             yield start, hit.end()
 
 
-_IP4 = re.compile(
-    r"[0-9](?<![\w.\-][0-9])[0-9]{0,2}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}(?![\w\-]|\.[0-9])"
-)
+_IP4 = re.compile(r"[0-9](?<![\w.\-][0-9])[0-9]{0,2}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}(?![\w\-]|\.[0-9])")
 _IP6 = re.compile(r"[23](?<![\w:.][23])[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
-_IP6_ALL = re.compile(r"[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
+_IP6_ALL = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
 # What a number of four parts follows where it is a version: "version 8.8.4.4", "Chrome/8.0.1.2", "v. 1.2.3.4".
-_VERSION_BEFORE = re.compile(r"(?:\b(?:versions?|ver|release|build|rev|section|v)[.:]?\s*|[A-Za-z]/)$", re.IGNORECASE)
+_VERSION_BEFORE = re.compile(
+    r"(?:\b(?:versions?|ver|release|build|rev|section|v)[.:]?\s*|[A-Za-z]/)$", re.IGNORECASE
+)
 
 
 def find_ips(text: str, private_too: bool = False) -> Iterator[tuple[int, int]]:
@@ -87,8 +95,6 @@ def find_ips(text: str, private_too: bool = False) -> Iterator[tuple[int, int]]:
     if ":" in text:
         found += list((_IP6_ALL if private_too else _IP6).finditer(text))
     for hit in sorted(found, key=lambda hit: hit.start()):
-        if private_too and text[max(0, hit.start() - 1) : hit.start()].isalnum():
-            continue
         try:
             address = ipaddress.ip_address(hit[0])
         except ValueError:
@@ -101,8 +107,6 @@ def _just_before(hit: re.Match[str]) -> tuple[int, int]:
     return max(0, hit.start() - 12), hit.start()
 
 
-# Seven digits or more with at most a mark between two: what both cards and phones have.
-_DIGITS = re.compile(r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}")
 _CARD = re.compile(
     r"[2-6](?<![\w.\-][2-6])(?:[0-9]{12,18}|[0-9]{3}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}"
     r"|[0-9]{3}([ -])[0-9]{6}\2[0-9]{5})(?![\w\-]|\.[0-9])"
@@ -111,11 +115,10 @@ _CARD = re.compile(
 
 def find_cards(text: str) -> Iterator[tuple[int, int]]:
     """Numbers of payment cards: of an issuer's range, of its length, and with the right check digit."""
-    if _DIGITS.search(text):
-        for hit in _CARD.finditer(text):
-            digits = hit[0].replace(" ", "").replace("-", "")
-            if is_issued(digits) and passes_luhn(digits):
-                yield hit.span()
+    for hit in _CARD.finditer(text):
+        digits = hit[0].replace(" ", "").replace("-", "")
+        if is_issued(digits) and passes_luhn(digits):
+            yield hit.span()
 
 
 def is_issued(digits: str) -> bool:
@@ -156,8 +159,6 @@ def find_phones(text: str) -> Iterator[tuple[int, int]]:
     """Numbers with a country code (8 to 15 digits, ITU-T E.164), of North America with its usual marks, and
     others after a word that says what they are.
     """
-    if not _DIGITS.search(text):
-        return
     spans = [hit.span() for hit in _INTERNATIONAL.finditer(text) if 8 <= _count_digits(hit[0]) <= 15]
     spans += [hit.span() for hit in _AMERICAN.finditer(text)]
     spans += [
@@ -180,17 +181,20 @@ _MARKED: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
         ),
     ),
-    ("AKIA", re.compile(r"AKIA(?<!\wAKIA)[A-Z2-7]{16}(?!\w)")),
-    ("ASIA", re.compile(r"ASIA(?<!\wASIA)[A-Z2-7]{16}(?!\w)")),
-    ("gh", re.compile(r"gh(?<!\wgh)[opsur]_[A-Za-z0-9]{36,255}(?!\w)")),
-    ("github_pat_", re.compile(r"github_pat_(?<!\wgithub_pat_)\w{36,255}(?!\w)")),
     ("xox", re.compile(r"xox(?<!\wxox)[abeoprs]-[A-Za-z0-9-]{10,250}")),
-    ("AIza", re.compile(r"AIza(?<!\wAIza)[A-Za-z0-9_-]{35}(?![\w-])")),
     (
         "eyJ",
         re.compile(r"eyJ(?<!\weyJ)[A-Za-z0-9_-]{8,4000}\.eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,2000}"),
     ),
-)  # fmt: skip
+)
+# All of these have twenty letters, digits and marks in a row.
+_LONG: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("AKIA", re.compile(r"AKIA(?<!\wAKIA)[A-Z2-7]{16}(?!\w)")),
+    ("ASIA", re.compile(r"ASIA(?<!\wASIA)[A-Z2-7]{16}(?!\w)")),
+    ("gh", re.compile(r"gh(?<!\wgh)[opsur]_[A-Za-z0-9]{36,255}(?!\w)")),
+    ("github_pat_", re.compile(r"github_pat_(?<!\wgithub_pat_)[A-Za-z0-9_]{36,255}(?!\w)")),
+    ("AIza", re.compile(r"AIza(?<!\wAIza)[A-Za-z0-9_-]{35}(?![\w-])")),
+)
 _ASSIGNED = re.compile(r"[=:]\s{0,3}[\"']?([A-Za-z0-9+/_\-]{20,200}={0,2})(?![A-Za-z0-9+/_\-=])")
 _SECRET_NAME = re.compile(
     r"(?:(?:api|access|secret|private|auth|client|account|encryption)[_\-. ]?key|token|secret|passw(?:or)?d)"
@@ -200,14 +204,17 @@ _SECRET_NAME = re.compile(
 _RANDOM_BITS = 3.5  # of a character; hexadecimal digits drawn at random have just below 4
 
 
-def find_keys(text: str) -> Iterator[tuple[int, int]]:
-    """Tokens that say what they are (AWS, GitHub, Slack, Google, JWT), blocks of private keys, and values that
-    look drawn at random after a name such as `api_key`.
+def find_keys(text: str, has_token: bool = True) -> Iterator[tuple[int, int]]:
+    """Tokens that say what they are (AWS, GitHub, Slack, Google, JWT), blocks of private keys, and values
+    that look drawn at random after a name such as `api_key`. `has_token`: whether twenty of their characters
+    stand in a row anywhere, which most kinds need.
     """
     spans = [hit.span() for mark, pattern in _MARKED if mark in text for hit in pattern.finditer(text)]
-    for hit in _ASSIGNED.finditer(text):
-        if looks_random(hit[1]) and _SECRET_NAME.search(text, max(0, hit.start() - 40), hit.start()):
-            spans.append(hit.span(1))
+    if has_token:
+        spans += [hit.span() for mark, pattern in _LONG if mark in text for hit in pattern.finditer(text)]
+        for hit in _ASSIGNED.finditer(text):
+            if looks_random(hit[1]) and _SECRET_NAME.search(text, max(0, hit.start() - 40), hit.start()):
+                spans.append(hit.span(1))
     yield from sorted(spans)
 
 

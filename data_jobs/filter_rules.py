@@ -42,15 +42,20 @@ class Check:
         return f"{int(value):,} {self.words}" if float(value).is_integer() else f"{value:.3g} {self.words}"
 
 
-def length(m: Measures, rules: LengthFilter) -> Iterator[Check]:
-    """Fewer or more characters or words than asked for."""
-    for unit, column, least, most in (
-        ("characters", Column.CHARACTERS, rules.min_characters, rules.max_characters),
-        ("words", Column.WORDS, rules.min_words, rules.max_words),
-    ):
-        yield _below(f"length_few_{unit}", m[column], least, unit)
-        if most is not None:
-            yield _above(f"length_many_{unit}", m[column], most, unit)
+def length_in_characters(lengths: npt.NDArray[np.int64], rules: LengthFilter) -> Iterator[Check]:
+    """Fewer or more characters than asked for. It needs no measures, so it comes before what does."""
+    yield from _between(lengths, rules.min_characters, rules.max_characters, "characters")
+
+
+def length_in_words(m: Measures, rules: LengthFilter) -> Iterator[Check]:
+    """Fewer or more words than asked for."""
+    yield from _between(m[Column.WORDS], rules.min_words, rules.max_words, "words")
+
+
+def _between(lengths: npt.NDArray[np.int64], least: int, most: int | None, unit: str) -> Iterator[Check]:
+    yield _below(f"length_few_{unit}", lengths, least, unit)
+    if most is not None:
+        yield _above(f"length_many_{unit}", lengths, most, unit)
 
 
 def gopher_repetition(m: Measures, rules: GopherRepetitionFilter) -> Iterator[Check]:
@@ -65,7 +70,12 @@ def gopher_repetition(m: Measures, rules: GopherRepetitionFilter) -> Iterator[Ch
     family = "gopher_repetition"
     shares = (
         ("duplicate_lines", Column.DUPLICATE_LINES, Column.LINES, rules.max_duplicate_lines),
-        ("duplicate_paragraphs", Column.DUPLICATE_PARAGRAPHS, Column.PARAGRAPHS, rules.max_duplicate_paragraphs),
+        (
+            "duplicate_paragraphs",
+            Column.DUPLICATE_PARAGRAPHS,
+            Column.PARAGRAPHS,
+            rules.max_duplicate_paragraphs,
+        ),
         (
             "duplicate_line_characters",
             Column.DUPLICATE_LINE_CHARACTERS,
@@ -148,7 +158,10 @@ def fineweb(m: Measures, rules: FineWebFilter) -> Iterator[Check]:
     terminal = m.ratio(Column.KEPT_TERMINAL_LINES, Column.KEPT_LINES)
     least = rules.min_terminal_lines
     yield Check(
-        "fineweb_terminal_lines", terminal <= least, terminal, f"of the lines end with punctuation, at most {least:g}"
+        "fineweb_terminal_lines",
+        terminal <= least,
+        terminal,
+        f"of the lines end with punctuation, at most {least:g}",
     )
     for name, part, whole, most, unit in (
         (

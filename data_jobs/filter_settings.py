@@ -15,6 +15,7 @@ from pydantic import AfterValidator, field_validator
 from cluster.errors import UserError
 from cluster.fields import Settings, identity
 from data_jobs.hashes import sha256
+from data_jobs.language import model_file
 
 FilePath = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 """Absolute, because tasks on workers may stand in another folder."""
@@ -25,7 +26,9 @@ class LengthFilter(Settings):
 
     min_characters: int = identity(0, "fewer characters than this: out", ge=0)
     max_characters: int | None = identity(None, "more characters than this: out", ge=1)
-    min_words: int = identity(0, "fewer words than this: out (a Chinese, Japanese or Korean character is one)", ge=0)
+    min_words: int = identity(
+        0, "fewer words than this: out (a Chinese, Japanese or Korean character is one)", ge=0
+    )
     max_words: int | None = identity(None, "more words than this: out", ge=1)
 
 
@@ -34,7 +37,7 @@ class LanguageFilter(Settings):
 
     keep: list[str] = identity(help="ISO codes of the languages that stay, e.g. [en, de]", min_length=1)
     min_score: float = identity(0.65, "surer than this the model must be", ge=0, le=1)
-    characters: int = identity(1000, "the model reads this much of a document's beginning", ge=20)
+    bytes: int = identity(1000, "the model reads so much of a document's beginning (UTF-8)", ge=64)
 
 
 class WordListFilter(Settings):
@@ -82,10 +85,15 @@ class GopherQualityFilter(Settings):
     max_mean_word_length: float = identity(10.0, "longer words in the mean: out", gt=0)
     max_symbols_per_word: float = identity(0.1, "more # or more ellipses to a word: out", ge=0)
     max_bullet_lines: float = identity(0.9, "larger share of lines that begin with a bullet: out", ge=0, le=1)
-    max_ellipsis_lines: float = identity(0.3, "larger share of lines that end with an ellipsis: out", ge=0, le=1)
+    max_ellipsis_lines: float = identity(
+        0.3, "larger share of lines that end with an ellipsis: out", ge=0, le=1
+    )
     min_alphabetic_words: float = identity(0.8, "smaller share of words with a letter: out", ge=0, le=1)
     min_stop_words: int = identity(
-        2, "fewer of the, be, to, of, and, that, have, with: out; 0 for other languages than English", ge=0, le=8
+        2,
+        "fewer of the, be, to, of, and, that, have, with: out; 0 for other languages than English",
+        ge=0,
+        le=8,
     )
 
 
@@ -122,7 +130,7 @@ class FastTextFilter(Settings):
     path: FilePath = identity(help="the model (.bin or .ftz)")
     label: str = identity(help="its label for what stays, without __label__")
     min_score: float = identity(0.5, "smaller probability of the label: out", ge=0, le=1)
-    characters: int = identity(10_000, "the model reads this much of a document's beginning", ge=20)
+    bytes: int = identity(10_000, "the model reads so much of a document's beginning (UTF-8)", ge=64)
 
 
 class FilterSettings(Settings):
@@ -153,8 +161,6 @@ def fixed_filters(filters: FilterSettings) -> dict[str, Any]:
                 if values.get(name) is not None:
                     values[name] = _digest(values[name], f"corpus.filters.{family}.{name}")
             if family == "language":
-                from data_jobs.language import model_file
-
                 values["model"] = _digest(str(model_file()), "corpus.filters.language")
         fixed[family] = values
     return fixed

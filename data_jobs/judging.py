@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_jobs import c4_lines, filter_rules
 from data_jobs.clean_settings import NOT_PROSE
+from data_jobs.filter_rules import Check
 from data_jobs.filter_settings import FilterSettings
 from data_jobs.histograms import add_histograms, histogram_of_languages, histogram_of_lengths, histograms_of
+from data_jobs.language import TextClassifier, beginning, model_file
 from data_jobs.ledger import Count
+from data_jobs.measures import Column
+from data_jobs.scanning import Scan, Scanner
+from data_jobs.word_list import WordList
 
 if TYPE_CHECKING:
-    from data_jobs.filter_rules import Check
-    from data_jobs.measures import Measures
-    from data_jobs.scanning import Scan
     from data_jobs.settings import CorpusSettings
     from data_jobs.source_settings import SourceSettings
 
@@ -75,16 +78,10 @@ class Judge:
         words_matter = filters.length is not None and (filters.length.min_words or filters.length.max_words)
         self._measures = bool(self._on.intersection(_MEASURED) or words_matter)
         if self._measures:
-            from data_jobs.scanning import Scanner
-
             self._scanner = Scanner(filters.fineweb.short_line_characters if filters.fineweb else 30)
         if filters.language is not None:
-            from data_jobs.language import TextClassifier, model_file
-
             self._languages = TextClassifier(model_file(), "corpus.filters.language")
         if filters.fasttext is not None:
-            from data_jobs.language import TextClassifier
-
             self._classifier = TextClassifier(filters.fasttext.path, "corpus.filters.fasttext.path")
         self._words = self._list_of(filters.words.path if filters.words else None, "words.path")
         self._bad_words = self._list_of(filters.c4.bad_words if filters.c4 else None, "c4.bad_words")
@@ -117,11 +114,9 @@ class Judge:
         self.count.check("filter")
         return {"filter": self.count.to_json(), "histograms": add_histograms(self._histograms)}
 
-    def _list_of(self, path: str | None, field: str) -> Any:
+    def _list_of(self, path: str | None, field: str) -> WordList | None:
         if path is None:
             return None
-        from data_jobs.word_list import WordList
-
         return WordList.of_file(path, f"corpus.filters.{field}")
 
 
@@ -168,19 +163,22 @@ class _Case:
         """Before anything is measured: it costs nothing."""
         rules = self.filters.length
         assert rules is not None
-        for number, text in enumerate(self.texts):
-            if len(text) < rules.min_characters:
-                detail = f"{len(text):,} characters, less than {rules.min_characters:,}"
-                self.dropped[number] = Dropped("length_few_characters", detail)
-            elif rules.max_characters is not None and len(text) > rules.max_characters:
-                detail = f"{len(text):,} characters, more than {rules.max_characters:,}"
-                self.dropped[number] = Dropped("length_many_characters", detail)
+        left = self._left()
+        lengths = np.fromiter(map(len, self.texts), np.int64, len(self.texts))
+        self._drop(left, filter_rules.length_in_characters(lengths, rules))
+
+    def _drop(self, rows: Sequence[int], checks: Iterable[Check]) -> None:
+        """Those that fail, each by its first reason. `rows`: number of the text of each row of the checks."""
+        for check in checks:
+            for row in np.flatnonzero(check.fails).tolist():
+                if rows[row] not in self.dropped:
+                    self.dropped[rows[row]] = Dropped(check.reason, check.detail(row))
 
     def _by_language(self) -> None:
         rules = self.filters.language
         assert rules is not None
         left = self._left()
-        beginnings = [self.texts[number][: rules.characters] for number in left]
+        beginnings = [beginning(self.texts[number], rules.bytes) for number in left]
         for number, (label, score) in zip(left, self.judge._languages.best(beginnings), strict=True):
             self.languages[number] = label
             if label not in rules.keep:
@@ -190,15 +188,15 @@ class _Case:
                 self.dropped[number] = Dropped("language_unsure", detail)
 
     def _by_measures(self) -> None:
-        from data_jobs import c4_lines
-
         rules = self.filters.c4
         self.scanned = left = self._left()
         if rules is not None and rules.citations:
             for number in left:
                 self.texts[number] = c4_lines.remove_citations(self.texts[number])
         parts = [self.texts[number].encode() for number in left]
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(part) for part in parts], dtype=np.int64)])
+        offsets = np.concatenate(
+            [np.zeros(1, np.int64), np.cumsum([len(part) for part in parts], dtype=np.int64)]
+        )
         lowered = b"".join(parts).lower() if rules is not None else b""
         self.scan = scan = self.judge._scanner.scan(
             parts,
@@ -206,24 +204,18 @@ class _Case:
             c4_lines.unwanted_bytes(lowered, offsets, rules) if rules is not None else None,
             ngrams=self.filters.gopher_repetition is not None,
         )
-        alive = np.ones(len(left), np.bool_)
-        for check in self._checks(scan, lowered):
-            for row in np.flatnonzero(check.fails & alive).tolist():
-                self.dropped[left[row]] = Dropped(check.reason, check.detail(row))
-            alive &= ~check.fails
-        if rules is not None:
-            for row in np.flatnonzero(alive).tolist():
-                text = c4_lines.kept_text(scan, row)
-                if text is not None:
-                    self.texts[left[row]] = text
+        m = scan.measures
+        self._drop(left, self._checks(scan, lowered))
+        changed = m[Column.KEPT_LINES] < m[Column.LINES]
+        for row in np.flatnonzero(changed).tolist():
+            if left[row] not in self.dropped:
+                self.texts[left[row]] = scan.kept_text(row)
 
     def _checks(self, scan: Scan, lowered: bytes) -> Iterable[Check]:
-        from data_jobs import c4_lines, filter_rules
-
         filters, m = self.filters, scan.measures
         none = np.zeros(len(m), np.int64)
         if filters.length is not None:
-            yield from filter_rules.length(m, filters.length)
+            yield from filter_rules.length_in_words(m, filters.length)
         if filters.gopher_repetition is not None:
             yield from filter_rules.gopher_repetition(m, filters.gopher_repetition)
         if filters.gopher_quality is not None:
@@ -235,13 +227,14 @@ class _Case:
         if filters.fineweb is not None:
             yield from filter_rules.fineweb(m, filters.fineweb)
         if filters.words is not None:
-            yield from filter_rules.words(m, filters.words, self.judge._words.count(scan))
+            found = none if self.judge._words is None else self.judge._words.count(scan)
+            yield from filter_rules.words(m, filters.words, found)
 
     def _by_classifier(self) -> None:
         rules = self.filters.fasttext
         assert rules is not None
         left = self._left()
-        beginnings = [self.texts[number][: rules.characters] for number in left]
+        beginnings = [beginning(self.texts[number], rules.bytes) for number in left]
         for number, score in zip(left, self.judge._classifier.score(beginnings, rules.label), strict=True):
             if score < rules.min_score:
                 detail = f"{score:.3f} for {rules.label}, less than {rules.min_score:g}"

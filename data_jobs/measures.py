@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+KEEP = 1
+"""Bit of a line that C4's rules for lines leave."""
+
 
 class Column(IntEnum):
     """Columns of the array of counts."""

@@ -38,6 +38,17 @@ class Scan:
     line_offsets: npt.NDArray[np.int64]
     table: npt.NDArray[np.uint16]
 
+    def kept_text(self, document: int) -> str:
+        """The lines that are kept: neighbours as they stand, others with one newline between, or with a blank
+        line where one stood there.
+        """
+        from data_jobs.measure_kernels import join_kept
+
+        room = np.empty(self.offsets[document + 1] - self.offsets[document] + 1, np.uint8)
+        first, after = self.line_offsets[document], self.line_offsets[document + 1]
+        size = join_kept(self.data, self.line_bounds, self.line_bits, first, after, room)
+        return room[:size].tobytes().decode()
+
 
 class Scanner:
     """Runs the kernels. Room: about 13 bytes for a byte of the largest batch, less where words are longer."""
@@ -70,7 +81,9 @@ class Scanner:
         self._make_slots(max((part.count(b"\n") for part in parts), default=0) + 1)
         counts = np.zeros((len(parts), len(Column)), np.int64)
         lines = rules or LineRules()
-        options = np.array([rules is not None, lines.least_words, lines.terminal_only, self._short_line], np.int64)
+        options = np.array(
+            [rules is not None, lines.least_words, lines.terminal_only, self._short_line], np.int64
+        )
         word_offsets, line_offsets = np.zeros((2, len(parts) + 1), np.int64)
         self._kernels.scan(
             data, offsets, self._table, np.zeros(0, np.int64) if marks is None else marks, options, counts,

@@ -98,7 +98,9 @@ def repeated(items: Sequence[object]) -> list[bool]:
 
 def top_characters(words: Sequence[str], n: int) -> int:
     grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
-    best = max(((count, count * len("".join(gram))) for gram, count in grams.items() if count > 1), default=(0, 0))
+    best = max(
+        ((count, count * len("".join(gram))) for gram, count in grams.items() if count > 1), default=(0, 0)
+    )
     return best[1]
 
 
@@ -117,7 +119,8 @@ def measures_of(text: str, line_rules: tuple[int, bool] | None = None, short: in
     lines = [line for line in text.split("\n") if line.strip()]
     stripped = [line.strip() for line in lines]
     paragraphs = [
-        [line.strip() for line in part.split("\n") if line.strip()] for part in re.split(r"\n(?:[^\S\n]*\n)+", text)
+        [line.strip() for line in part.split("\n") if line.strip()]
+        for part in re.split(r"\n(?:[^\S\n]*\n)+", text)
     ]
     paragraphs = [part for part in paragraphs if part]
     words = words_of(text)

@@ -86,7 +86,11 @@ EVERYTHING = {
 }  # fmt: skip
 
 
-@given(st.text() | st.text(alphabet="a@.b1 +-()\t\n\u3000\u200b\u200d🙂é:क\r") | st.text(alphabet="0123456789 -+.@:a"))
+@given(
+    st.text()
+    | st.text(alphabet="a@.b1 +-()\t\n\u3000\u200b\u200d🙂é:क\r")
+    | st.text(alphabet="0123456789 -+.@:a")
+)
 def test_clean_twice_is_clean_once(text: str) -> None:
     for rules in (CleanSettings(), CleanSettings(**EVERYTHING)):
         once = clean_text(text, rules)

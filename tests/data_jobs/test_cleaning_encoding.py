@@ -48,7 +48,14 @@ def test_each_line_is_what_ftfy_makes_of_it(text: str, encoding: str) -> None:
 
 
 @settings(max_examples=500)
-@given(st.text(st.sampled_from("aB .?ÂÃâÐÑŸœŒĂ€™œ\xa0\x80\x93\x9d°±²³µ¹º¼½×ØÙà‚√≈вЂГўВΒ„ ā’“”‘–—…┬├\ufffdé·´¡¿«»ß©®£"), max_size=8))
+@given(
+    st.text(
+        st.sampled_from(
+            "aB .?ÂÃâÐÑŸœŒĂ€™œ\xa0\x80\x93\x9d°±²³µ¹º¼½×ØÙà‚√≈вЂГўВΒ„ ā’“”‘–—…┬├\ufffdé·´¡¿«»ß©®£"
+        ),
+        max_size=8,
+    )
+)
 @example("ГўВЂВ™s ")
 @example("œ!")
 @example("à²")

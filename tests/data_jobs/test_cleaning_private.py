@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data_jobs.cleaning_private import looks_random, passes_luhn, steps_of
+from data_jobs.cleaning_private import (
+    find_cards,
+    find_emails,
+    find_ips,
+    find_keys,
+    find_phones,
+    looks_random,
+    passes_luhn,
+    steps_of,
+)
+from data_jobs.cleaning_signs import Signs
 
 KINDS = ("email", "phone", "ip", "card", "key")
 
 
 def mask(text: str, *kinds: str, ip_addresses: str = "public") -> str:
-    for _, step in steps_of(kinds or KINDS, ip_addresses):
+    for _, step in steps_of(kinds or KINDS, ip_addresses, Signs()):
         text = step(text)[0]
     return text
 
@@ -19,6 +31,9 @@ AWS = "AKIA" + "IOSFODNN7EXAMPLE"  # parts, so that no scanner of repositories t
 RANDOM = "tR7qX2mB9vK4" + "wZ8nL3pY6sD1"
 JWT = ".".join(["eyJhbGciOiJIUzI1NiJ9", "eyJzdWIiOiIxMjM0NTY3ODkwIn0", "dozjgNryP4J3jVmNHl0w5N"])
 BLOCK = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAKC\n-----END RSA PRIVATE KEY-----"
+
+FRAGMENTS = [AWS, RANDOM, JWT, BLOCK, " ", "\n", "token=", "xoxb-1234567890", "a@b.org", "8.8.8.8", "2001:4860::8888", "+49 30 1234567",
+             "4111 1111 1111 1111", "(415) 555-0132", "é"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -76,11 +91,11 @@ def test_private_addresses_where_asked_for() -> None:
 def test_only_the_kinds_that_are_asked_for() -> None:
     text = "a@b.org 8.8.8.8"
     assert mask(text, "ip") == "a@b.org <ip>"
-    assert [kind for kind, _ in steps_of(["phone", "key"])] == ["key", "phone"]
+    assert [kind for kind, _ in steps_of(["phone", "key"], "public", Signs())] == ["key", "phone"]
 
 
 def test_counts() -> None:
-    ((_, step),) = steps_of(["email"])
+    ((_, step),) = steps_of(["email"], "public", Signs())
     assert step("a@b.org, c@d.org") == ("<email>, <email>", 2)
     assert step("none") == ("none", 0)
 
@@ -95,3 +110,14 @@ def test_long_texts_take_no_longer_than_their_length() -> None:
     for piece in ("1 ", "+1", "(", "@a.", "a.", "1.", "2a:", "x=", "-----BEGIN ", "eyJ", " " * 9, "415-"):
         text = piece * (200_000 // len(piece))
         assert len(mask(text)) > 0
+
+
+FINDERS = {"email": find_emails, "phone": find_phones, "card": find_cards, "key": find_keys, "ip": find_ips}
+
+
+@settings(max_examples=300)
+@given(st.text(alphabet="0123456789ab.:@+-/ ()=_x") | st.lists(st.sampled_from(FRAGMENTS)).map("".join))
+def test_what_has_no_sign_would_not_be_found(text: str) -> None:
+    for kind, find in FINDERS.items():
+        if next(find(text), None) is not None:
+            assert mask(text, kind) != text

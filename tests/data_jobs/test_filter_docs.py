@@ -20,13 +20,17 @@ DOCS = (Path(__file__).parents[2] / "docs" / "cleaning_and_filters.md").read_tex
 def defaults() -> dict[str, Any]:
     found = {}
     for family, field in FilterSettings.model_fields.items():
-        kind = next(arg for arg in get_args(field.annotation) if isinstance(arg, type) and issubclass(arg, Settings))
+        kind = next(
+            arg for arg in get_args(field.annotation) if isinstance(arg, type) and issubclass(arg, Settings)
+        )
         found |= {f"{family}.{name}": inner.default for name, inner in kind.model_fields.items()}
     return found
 
 
 def value_of(cell: str) -> Any:
-    return {"none": None, "required": PydanticUndefined}.get(cell, yaml.safe_load(f"{{{cell}}}" if ":" in cell else cell))
+    return {"none": None, "required": PydanticUndefined}.get(
+        cell, yaml.safe_load(f"{{{cell}}}" if ":" in cell else cell)
+    )
 
 
 def test_every_filter_stands_there_with_its_default() -> None:

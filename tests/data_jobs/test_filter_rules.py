@@ -47,7 +47,8 @@ C4_MORE = (NONE.astype(np.bool_), NONE)
 @pytest.mark.parametrize(
     ("reason", "stays", "fails"),
     [
-        ("few_words", {"WORDS": 50, "WORD_CHARACTERS": 200, "ALPHABETIC_WORDS": 50}, {"WORDS": 49, "WORD_CHARACTERS": 200, "ALPHABETIC_WORDS": 49}),
+        ("few_words", {"WORDS": 50, "WORD_CHARACTERS": 200, "ALPHABETIC_WORDS": 50},
+         {"WORDS": 49, "WORD_CHARACTERS": 200, "ALPHABETIC_WORDS": 49}),
         ("many_words", {"WORDS": 100_000, "WORD_CHARACTERS": 400_000, "ALPHABETIC_WORDS": 100_000},
          {"WORDS": 100_001, "WORD_CHARACTERS": 400_004, "ALPHABETIC_WORDS": 100_001}),
         ("short_words", {"WORD_CHARACTERS": 1800}, {"WORD_CHARACTERS": 1799}),
@@ -88,7 +89,8 @@ def test_gopher_repetition(reason: str) -> None:
     ("reason", "stays", "fails"),
     [
         ("terminal_lines", {"KEPT_TERMINAL_LINES": 13}, {"KEPT_TERMINAL_LINES": 12}),
-        ("duplicate_line_characters", {"KEPT_DUPLICATE_LINE_CHARACTERS": 299}, {"KEPT_DUPLICATE_LINE_CHARACTERS": 300}),
+        ("duplicate_line_characters", {"KEPT_DUPLICATE_LINE_CHARACTERS": 299},
+         {"KEPT_DUPLICATE_LINE_CHARACTERS": 300}),
         ("short_lines", {"KEPT_SHORT_LINES": 66}, {"KEPT_SHORT_LINES": 67}),
     ],
 )  # fmt: skip
@@ -109,10 +111,12 @@ def test_c4_pages() -> None:
 
 def test_length_and_words() -> None:
     rules = LengthFilter(min_characters=3000, max_characters=3000, min_words=600, max_words=600)
-    assert reasons("length", rules) == []
-    assert reasons("length", rules, CHARACTERS=2999) == ["length_few_characters"]
-    assert reasons("length", rules, CHARACTERS=3001, WORDS=599) == ["length_many_characters", "length_few_words"]
-    assert reasons("length", rules, WORDS=601) == ["length_many_words"]
+    for size, failed in ((3000, []), (2999, ["length_few_characters"]), (3001, ["length_many_characters"])):
+        checks = filter_rules.length_in_characters(np.array([size]), rules)
+        assert [check.reason for check in checks if check.fails[0]] == failed
+    assert reasons("length_in_words", rules) == []
+    assert reasons("length_in_words", rules, WORDS=599) == ["length_few_words"]
+    assert reasons("length_in_words", rules, WORDS=601) == ["length_many_words"]
     assert reasons("words", WordListFilter(path="x"), NONE) == []
     assert reasons("words", WordListFilter(path="x"), NONE + 1) == ["words_of_the_list"]
     assert reasons("words", WordListFilter(path="x", max_share=0.01), NONE + 6) == []
@@ -136,12 +140,14 @@ def reason_of(text: str, **filters: Any) -> str | None:
     return verdict.reason if isinstance(verdict, Dropped) else None
 
 
-PROSE = " ".join(
-    "The harbour was calm that morning and the boats had gone out before light. Nobody spoke of storms, for those "
-    "come without a word. Children with baskets ran down to the stones, where women mended nets. An old man counted "
-    "gulls. He has done so since his brother sailed north, and each day he writes the number in a small book. What "
-    "will become of the book when he dies? His daughter says that it belongs to whoever asks for it.".split()
-)
+PROSE = """
+The harbour was calm that morning and the boats had gone out before light. Nobody spoke of storms, for those come
+without a word. Children with baskets ran down to the stones, where women mended nets. An old man counted gulls. He has
+done so since his brother sailed north, and each day he writes the number in a small book. What will become of the book
+when he dies? His daughter says that it belongs to whoever asks for it.
+""".strip().replace("\n", " ")
+WORDS = PROSE.split()
+ROWS = [" ".join(WORDS[i : i + 11]) for i in range(0, len(WORDS), 11)]
 
 
 def test_prose_stays() -> None:
@@ -154,10 +160,10 @@ def test_prose_stays() -> None:
     [
         (PROSE[:200], "few_words"),
         ("in a he is at so no up me we " * 10, "short_words"),
-        (PROSE.replace(" ", " # "), "hashes"),
+        (PROSE + " ######" * 10, "hashes"),
         (PROSE.replace(". ", "... ").replace(", ", "... ").replace(" the ", "... the "), "ellipses"),
-        ("\n".join(f"- {word} the and of" for word in PROSE.split()), "bullet_lines"),
-        ("\n".join(f"{word} the and of..." if n % 3 == 0 else word for n, word in enumerate(PROSE.split())), "ellipsis_lines"),
+        ("\n".join(f"- {word} something" for word in WORDS), "bullet_lines"),
+        ("\n".join(row + "..." * (number % 2) for number, row in enumerate(ROWS)), "ellipsis_lines"),
         (PROSE + " 12 345" * 20, "alphabetic_words"),
         ("Die Katze sitzt heute auf einem hohen Baum und schaut hinunter zur Strasse. " * 6, "stop_words"),
     ],
@@ -169,9 +175,9 @@ def test_gopher_quality_of_texts(text: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("\n".join([*PROSE.split(), *["again"] * 60]), "duplicate_lines"),
-        (f"{PROSE}\n\n{PROSE}", "duplicate_paragraphs"),
-        (f"{PROSE}\nand now\n\n{PROSE[:100]}\n{PROSE[:100]}\n{PROSE[:100]}\none\ntwo\nthree\nfour\nfive\nsix", "duplicate_line_characters"),
+        ("\n".join([*WORDS, *["again"] * 60]), "duplicate_lines"),
+        ("\n".join(ROWS) + "\n\nOnce more" * 3, "duplicate_paragraphs"),
+        ("\n".join([*ROWS, *WORDS[:9], PROSE[:90], PROSE[:90], PROSE[:90]]), "duplicate_line_characters"),
         (PROSE + " very much" * 20, "top_2_gram"),
         (f"{PROSE} {PROSE}", "duplicate_5_grams"),
     ],
@@ -200,8 +206,8 @@ def test_c4_takes_lines_out() -> None:
         )
     ]
     assert isinstance(kept[0], Kept) and judge([kept[0].text], c4={}) == kept  # twice is once
-    everything = judge(["\n".join(lines)], c4={"terminal_punctuation": False, "javascript": False, "citations": False,
-                                               "policy": False, "min_words_per_line": 0})  # fmt: skip
+    off = dict.fromkeys(("terminal_punctuation", "javascript", "citations", "policy"), False)
+    everything = judge(["\n".join(lines)], c4={**off, "min_words_per_line": 0})
     assert everything == [Kept("\n".join(lines))]
 
 
@@ -229,7 +235,9 @@ def test_fineweb_sees_what_c4_leaves() -> None:
 def test_a_phrase_is_not_seen_over_two_documents() -> None:
     texts = [PROSE + " And java", "script it is. " + PROSE, PROSE + " lorem", " ipsum. " + PROSE]
     c4 = {"terminal_punctuation": False}
-    assert judge(texts, c4=c4) == [judge([text], c4=c4)[0] for text in texts] == [Kept(text) for text in texts]
+    assert (
+        judge(texts, c4=c4) == [judge([text], c4=c4)[0] for text in texts] == [Kept(text) for text in texts]
+    )
 
 
 CHINESE = (
@@ -242,9 +250,7 @@ CHINESE = (
 def test_chinese_prose_stays() -> None:
     everything = {"gopher_quality": {}, "gopher_repetition": {}, "c4": {}, "fineweb": {}}
     assert judge([CHINESE], **everything) == [Kept(CHINESE)]
-    assert reason_of(CHINESE * 3, gopher_repetition={}) == "gopher_repetition_top_2_gram" or reason_of(
-        CHINESE * 3, gopher_repetition={}
-    ) == "gopher_repetition_duplicate_5_grams"  # fmt: skip
+    assert reason_of(CHINESE * 3, gopher_repetition={}) == "gopher_repetition_duplicate_5_grams"
 
 
 def test_unknown_names_and_wrong_shares_are_refused() -> None:

@@ -11,8 +11,8 @@ import pytest
 from cluster.errors import UserError
 from data_jobs.clean_task import clean_split
 from data_jobs.inputs import cut_splits, list_files
-from data_jobs.state import look
 from data_jobs.settings import fixed_settings
+from data_jobs.state import look
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl
 from tests.data_jobs.test_filter_rules import PROSE
 from tests.data_jobs.test_pipeline import documents
@@ -27,7 +27,10 @@ SMALL = {"shard_bytes": 8_000, "val_fraction": 0.1}
 @pytest.fixture(scope="module")
 def mixed() -> list[str]:
     prose = [f"Report {n} begins here. {PROSE} It ends with number {n}." for n in range(60)]
-    edited = [f"Menu\n{text}\nAsk jane{n}@mail.org for more of the news from here.\nHome" for n, text in enumerate(prose[:20])]
+    edited = [
+        f"Menu\n{text}\nAsk jane{n}@mail.org for more of the news from here.\nHome"
+        for n, text in enumerate(prose[:20])
+    ]
     return [*make_texts(60), *prose, *edited, "Menu\nHome\n" * 20, "short", "  ", "x \r\n" * 300]
 
 
@@ -47,7 +50,9 @@ def test_the_ledger_adds_up(tmp_path: Path, mixed: list[str]) -> None:
     assert stages["filter"]["documents"]["in"] == len(mixed) - 1
     assert stages["filter"]["bytes"]["removed"] > 0  # lines of menus
     found = documents(tmp_path / "out")
-    assert stages["filter"]["documents"]["out"] == len(found) + stages["deduplicate"]["documents"]["dropped"].get("duplicate", 0)
+    assert stages["filter"]["documents"]["out"] == len(found) + stages["deduplicate"]["documents"][
+        "dropped"
+    ].get("duplicate", 0)
     assert any("Ask <email> for more" in text for text in found)
     assert not any("Menu" in text or "@" in text for text in found)
 
@@ -57,7 +62,9 @@ def test_the_ledger_adds_up(tmp_path: Path, mixed: list[str]) -> None:
     assert report["changes"]["line_ends"]["count"] == 300
     assert report["histograms"]["language"] == {"en": stages["filter"]["documents"]["out"]}
     assert sum(report["histograms"]["words_log2"].values()) == stages["filter"]["documents"]["out"]
-    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected" / "docs.jsonl").read_text().splitlines()]
+    rejected = [
+        json.loads(line) for line in (tmp_path / "out" / "rejected" / "docs.jsonl").read_text().splitlines()
+    ]
     assert set(dropped) <= {row["reason"] for row in rejected}
     assert all(row["detail"] and row["line"] for row in rejected)
 
@@ -82,7 +89,12 @@ def test_without_filters_everything_passes(tmp_path: Path, mixed: list[str]) -> 
 def clean_job(tmp_path: Path, settings: Any, **more: Any) -> dict[str, Any]:
     (split,) = cut_splits(list_files(settings.sources), settings.sources, 1 << 26)
     return clean_split(
-        {"settings": settings.model_dump(mode="json"), "split": split.to_json(), "folder": str(tmp_path / "runs"), **more}
+        {
+            "settings": settings.model_dump(mode="json"),
+            "split": split.to_json(),
+            "folder": str(tmp_path / "runs"),
+            **more,
+        }
     )
 
 

@@ -50,7 +50,7 @@ SENTENCES = {
         "Большинство домов на этой улице построено после войны.",
     ],
     "zh": [
-        "去海边的火车每天早上在商店开门之前出发。",
+        "她每天早上坐火车去海边，因为那里很安静。",
         "这本书她读了两遍，但是从来不喜欢它的结局。",
         "我们应该问问邻居有没有看见我们的猫。",
         "这条街上的大部分房子是战争以后建的。",
@@ -95,7 +95,7 @@ def test_the_language_filter_keeps_what_it_is_told() -> None:
 def test_only_the_beginning_is_asked_for_its_language() -> None:
     english, german = (" ".join(SENTENCES[language] * 4) for language in ("en", "de"))
     assert isinstance(judge_of({"language": {"keep": ["en"]}}).judge([english + german * 9])[0], Kept)
-    whole = judge_of({"language": {"keep": ["en"], "characters": 100_000}}).judge([english + german * 9])[0]
+    whole = judge_of({"language": {"keep": ["en"], "bytes": 100_000}}).judge([english + german * 9])[0]
     assert isinstance(whole, Dropped)
 
 
@@ -119,8 +119,13 @@ def test_a_list_of_words(tmp_path: Path) -> None:
 
 def test_bad_words_of_c4(tmp_path: Path) -> None:
     (tmp_path / "bad").write_text("gulls\n")
-    found = judge_of({"c4": {"bad_words": str(tmp_path / "bad")}}).judge([PROSE, PROSE.replace("gulls", "sails")])
-    assert found == [Dropped("c4_bad_words", "1 words of the list, more than 0"), Kept(PROSE.replace("gulls", "sails"))]
+    found = judge_of({"c4": {"bad_words": str(tmp_path / "bad")}}).judge(
+        [PROSE, PROSE.replace("gulls", "sails")]
+    )
+    assert found == [
+        Dropped("c4_bad_words", "1 words of the list, more than 0"),
+        Kept(PROSE.replace("gulls", "sails")),
+    ]
 
 
 def test_a_classifier_of_ones_own(tmp_path: Path) -> None:
@@ -142,7 +147,7 @@ ALL = {
 
 def test_verdicts_do_not_hang_on_batches() -> None:
     draw = random.Random(5)
-    texts = make_texts(120) + [PROSE, CHINESE, "", "Menu\n" * 30, "\n".join([PROSE, "Menu", PROSE])]
+    texts = [*make_texts(120), PROSE, CHINESE, "", "Menu\n" * 30, "\n".join([PROSE, "Menu", PROSE])]
     texts += ["\n".join(draw.choices(PROSE.split(". "), k=12)) + "." for _ in range(40)]
     whole = judge_of(ALL)
     verdicts = whole.judge(texts)
@@ -150,7 +155,9 @@ def test_verdicts_do_not_hang_on_batches() -> None:
     assert len({verdict.reason for verdict in verdicts if isinstance(verdict, Dropped)}) >= 4
     for size in (1, 17):
         other = judge_of(ALL)
-        assert [v for at in range(0, len(texts), size) for v in other.judge(texts[at : at + size])] == verdicts
+        assert [
+            v for at in range(0, len(texts), size) for v in other.judge(texts[at : at + size])
+        ] == verdicts
         assert other.to_json() == whole.to_json()
     count = whole.count
     assert count.documents_in == len(texts) and count.bytes_in == sum(len(text.encode()) for text in texts)

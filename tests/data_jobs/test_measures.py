@@ -127,11 +127,23 @@ def test_sentences(text: str, sentences: int) -> None:
 def test_what_repeats_is_counted_without_its_first() -> None:
     found = scan_of(["one two\n  one two \n\none two\nlast\n\nx\n \nx"], None)[0]
     assert (found["LINES"], found["DUPLICATE_LINES"], found["DUPLICATE_LINE_CHARACTERS"]) == (6, 3, 15)
-    assert (found["PARAGRAPHS"], found["DUPLICATE_PARAGRAPHS"], found["DUPLICATE_PARAGRAPH_CHARACTERS"]) == (4, 1, 1)
+    assert (found["PARAGRAPHS"], found["DUPLICATE_PARAGRAPHS"], found["DUPLICATE_PARAGRAPH_CHARACTERS"]) == (
+        4,
+        1,
+        1,
+    )
 
 
 def test_words_in_a_row() -> None:
-    letters = "a b c d e".split()
+    letters = ["a", "b", "c", "d", "e"]
     found = scan_of([" ".join([*letters, "x", *letters]), " ".join(letters)], None)
-    assert (found[0]["TOP_2"], found[0]["TOP_4"], found[0]["DUPLICATE_5"], found[0]["DUPLICATE_6"]) == (4, 8, 5, 0)
-    assert [found[1][name] for name in ("TOP_2", "DUPLICATE_5")] == [0, 0]  # what stands once is no repetition
+    assert (found[0]["TOP_2"], found[0]["TOP_4"], found[0]["DUPLICATE_5"], found[0]["DUPLICATE_6"]) == (
+        4,
+        8,
+        5,
+        0,
+    )
+    assert [found[1][name] for name in ("TOP_2", "DUPLICATE_5")] == [
+        0,
+        0,
+    ]  # what stands once is no repetition
