@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_jobs.clean_settings import CleanSettings
 
@@ -138,7 +138,7 @@ def remove_control_characters(text: str) -> tuple[str, int]:
     return _CONTROL.subn("", text)
 
 
-def normaliser(form: str) -> Step:
+def normaliser(form: Literal["NFC", "NFKC"]) -> Step:
     """The step to a Unicode normalisation form. Count: 1 for a text that was in another one."""
 
     def normalise(text: str) -> tuple[str, int]:

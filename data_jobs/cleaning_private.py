@@ -78,7 +78,7 @@ def find_emails(text: str) -> Iterator[tuple[int, int]]:
 _IP4 = re.compile(r"[0-9](?<![\w.\-][0-9])[0-9]{0,2}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}(?![\w\-]|\.[0-9])")
 _IP6 = re.compile(r"[23](?<![\w:.][23])[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
 _IP6_ALL = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
-# What a number of four parts follows where it is a version: "version 8.8.4.4", "Chrome/8.0.1.2", "v. 1.2.3.4".
+# What a number of four parts follows where it is a version: "version 8.8.4.4", "Chrome/8.0.1.2", "v. 1".
 _VERSION_BEFORE = re.compile(
     r"(?:\b(?:versions?|ver|release|build|rev|section|v)[.:]?\s*|[A-Za-z]/)$", re.IGNORECASE
 )

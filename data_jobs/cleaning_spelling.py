@@ -56,7 +56,7 @@ class Speller:
 
     def correct(self, text: str) -> tuple[str, int]:
         """The text and the number of words that were changed."""
-        places = [span for span in self._words(text)]
+        places = self._words(text)
         unknown = [(start, stop) for start, stop in places if text[start:stop] not in self._known]
         if not unknown or len(unknown) > MAX_UNKNOWN * len(places):
             return text, 0

@@ -130,8 +130,8 @@ def c4(
     m: Measures, rules: C4Filter, lorem_ipsum: npt.NDArray[np.bool_], bad_words: npt.NDArray[np.int64]
 ) -> Iterator[Check]:
     """Raffel et al. 2020 (Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer),
-    section 2.2: pages with lorem ipsum, a curly bracket, a word of a list, or too few sentences. The rules for
-    lines are in `c4_lines.py` and in the kernel; the paper's rules for duplicates and language are other
+    section 2.2: pages with lorem ipsum, a curly bracket, a word of a list, or too few sentences. The rules
+    for lines are in `c4_lines.py` and in the kernel; the paper's rules for duplicates and language are other
     families here.
 
     `lorem_ipsum`: whether a document holds it; `bad_words`: how many words of the list it holds. A sentence

@@ -37,7 +37,10 @@ _BASE = np.uint64(0xD6E8FEB86659FD93)
 _32, _29 = np.uint64(32), np.uint64(29)
 _HAN = CJK | LETTER
 _ALNUM = LETTER | DIGIT
-_STOPS = tuple(int.from_bytes(word, "little") for word in (b"the", b"be", b"to", b"of", b"and", b"that", b"have", b"with"))  # fmt: skip
+_STOPS = tuple(
+    int.from_bytes(word, "little")
+    for word in (b"the", b"be", b"to", b"of", b"and", b"that", b"have", b"with")
+)
 
 _CHARACTERS, _WORDS, _CJK_WORDS = int(Column.CHARACTERS), int(Column.WORDS), int(Column.CJK_WORDS)
 _WORD_CHARACTERS, _ALPHABETIC = int(Column.WORD_CHARACTERS), int(Column.ALPHABETIC_WORDS)
@@ -108,6 +111,15 @@ def stop_word(data, start, stop):  # type: ignore[no-untyped-def]
         if packed == _STOPS[k]:
             return k
     return -1
+
+
+@njit("boolean(uint8[::1], int64, int64)", cache=True, nogil=True)
+def ends_in_ellipsis(data, start, stop):  # type: ignore[no-untyped-def]
+    """Whether bytes end in three dots, or in the one character for them."""
+    if stop - start < 3:
+        return False
+    a, b, c = data[stop - 3], data[stop - 2], data[stop - 1]
+    return (a == 46 and b == 46 and c == 46) or (a == 0xE2 and b == 0x80 and c == 0xA6)
 
 
 @njit(
@@ -303,17 +315,7 @@ def scan(  # type: ignore[no-untyped-def]
                 if line_size > 0:
                     if is_open:
                         line_sentences += 1
-                    is_ellipsis = (
-                        last_stop - line_start >= 3
-                        and (
-                            (data[last_stop - 1] == 46 and data[last_stop - 2] == 46 and data[last_stop - 3] == 46)
-                            or (
-                                data[last_stop - 1] == 0xA6
-                                and data[last_stop - 2] == 0x80
-                                and data[last_stop - 3] == 0xE2
-                            )
-                        )
-                    )  # fmt: skip
+                    is_ellipsis = ends_in_ellipsis(data, line_start, last_stop)
                     is_terminal = last & LINE_END != 0
                     is_marked = False
                     while m < len(marks) and marks[m] < i:
@@ -437,7 +439,8 @@ def scan(  # type: ignore[no-untyped-def]
 
 
 @njit(
-    "void(uint64[::1], int32[::1], int64[::1], uint64[::1], int32[::1], int32[::1], int64[::1], int64[:, ::1])",
+    "void(uint64[::1], int32[::1], int64[::1], "
+    "uint64[::1], int32[::1], int32[::1], int64[::1], int64[:, ::1])",
     cache=True,
     nogil=True,
 )  # fmt: skip

@@ -96,7 +96,7 @@ def _add(histograms: Sequence[Sequence[int]]) -> list[int]:
 
 
 def texts_of_report(cleaned: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What was changed in texts, by kind, with a sample of corrected words; what those that stayed are like."""
+    """What was changed in texts, by kind, with a sample of corrected words; what those that stay are like."""
     changes: dict[str, dict[str, int]] = {}
     for receipt in cleaned:
         for kind, counts in receipt["changes"].items():

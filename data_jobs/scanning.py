@@ -69,8 +69,8 @@ class Scanner:
         marks: npt.NDArray[np.int64] | None = None,
         ngrams: bool = False,
     ) -> Scan:
-        """Measure texts (bytes: UTF-8). `rules`: judge lines; `marks`: bytes whose line is not kept, by offset
-        in the concatenated texts; `ngrams`: fill the columns TOP_2 to DUPLICATE_10, too.
+        """Measure texts (bytes: UTF-8). `rules`: judge lines; `marks`: bytes whose line is not kept, by
+        offset in the concatenated texts; `ngrams`: fill the columns TOP_2 to DUPLICATE_10, too.
         """
         parts = [text.encode() if isinstance(text, str) else text for text in texts]
         joined = bytearray().join(parts)  # bytes would be read-only, and the kernels take no such arrays
@@ -113,7 +113,7 @@ class Scanner:
         )
 
     def _make_room(self, size: int, documents: int, newlines: int) -> None:
-        """A word takes two bytes at least, with the blank after it; the last one of a document may take one."""
+        """A word takes two bytes at least, with the blank after it; a document's last one may take one."""
         words, lines = size // 2 + documents + 1, newlines + documents + 1
         if words > self._word_room:
             self._word_room = words

@@ -1,4 +1,4 @@
-"""What the kernels measure, in plain Python and straight from the words of `data_jobs/measures.py`: their truth."""
+"""What the kernels measure, in plain Python, straight from the words of `data_jobs/measures.py`."""
 
 from __future__ import annotations
 

@@ -104,7 +104,8 @@ def test_changes_are_counted_by_kind() -> None:
     assert cleaned == ["a\nb", "mail <email> or <email>", "fine", "fine x"]
     changes = cleaner.to_json()["changes"]
     assert {kind: (change["documents"], change["count"]) for kind, change in changes.items()} == {
-        "line_ends": (1, 1), "control_characters": (1, 2), "email": (1, 2), "form": (1, 1), "zero_width": (1, 1),
+        "line_ends": (1, 1), "control_characters": (1, 2), "email": (1, 2), "form": (1, 1), "zero_width": (1,
+        1),
         "blank_runs": (1, 1), "trailing_blanks": (1, 1),
     }  # fmt: skip
     lost = sum(change["bytes_removed"] - change["bytes_added"] for change in changes.values())

@@ -23,7 +23,8 @@ TEXTS = [
     "Tiếng Việt có dấu",
     "naïveté — “coöperate” «guillemets» ¿qué? ¡sí!",
 ]
-WRONG = ["latin-1", "windows-1252", "windows-1251", "windows-1250", "windows-1253", "windows-1254", "windows-1257",
+WRONG = ["latin-1", "windows-1252", "windows-1251", "windows-1250", "windows-1253", "windows-1254",
+"windows-1257",
          "iso-8859-2", "macroman", "cp437"]  # fmt: skip
 
 

@@ -17,7 +17,8 @@ def speller() -> Speller:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("recieve", "receive"), ("goverment,", "government,"), ("(beleive)", "(believe)"), ("occured.", "occurred."),
+        ("recieve", "receive"), ("goverment,", "government,"), ("(beleive)", "(believe)"), ("occured.",
+        "occurred."),
         ("“freind”", "“friend”"),
     ],
 )  # fmt: skip
@@ -30,7 +31,8 @@ def test_corrected(speller: Speller, before: str, after: str) -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        "Recieve", "RECIEVE", "teh", "recieve2", "re-cieve", "recieve_x", "`recieve`", "recieve()", "qwzzkxj", "their",
+        "Recieve", "RECIEVE", "teh", "recieve2", "re-cieve", "recieve_x", "`recieve`", "recieve()",
+        "qwzzkxj", "their",
         "doesn't", "recieve@x.org", "<email>", "naïve",
     ],
 )  # fmt: skip

@@ -141,10 +141,11 @@ def reason_of(text: str, **filters: Any) -> str | None:
 
 
 PROSE = """
-The harbour was calm that morning and the boats had gone out before light. Nobody spoke of storms, for those come
-without a word. Children with baskets ran down to the stones, where women mended nets. An old man counted gulls. He has
-done so since his brother sailed north, and each day he writes the number in a small book. What will become of the book
-when he dies? His daughter says that it belongs to whoever asks for it.
+The harbour was calm that morning and the boats had gone out before light. Nobody spoke of storms, for
+those come without a word. Children with baskets ran down to the stones, where women mended nets. An old
+man counted gulls. He has done so since his brother sailed north, and each day he writes the number in a
+small book. What will become of the book when he dies? His daughter says that it belongs to whoever asks
+for it.
 """.strip().replace("\n", " ")
 WORDS = PROSE.split()
 ROWS = [" ".join(WORDS[i : i + 11]) for i in range(0, len(WORDS), 11)]

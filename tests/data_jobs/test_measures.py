@@ -20,10 +20,14 @@ from tests.data_jobs.reference_measures import measures_of, words_of
 RULES = LineRules(least_words=3, terminal_only=True)
 # Few of each, so that words, lines and paragraphs repeat; every class of characters, of one byte to four.
 PIECES = [
-    "the", "The", "of", "to,", "“and”", "have", "a", "b", "cd", "x1", "7", "3.", "U.S.", "end.", "end.”", "so?)",
-    "...", "wait...", "……", "…", "#", "##tag", "{", "[1]", "-", "*", "•", "●", "– ", "é", "größe", "слово", "शब्द", "क्या।",
-    "海", "が", "한국", "。", "、", "「", "」", "！", "，", "𠀀", "🙂", "🙂🙂", "\u3000", "\u00a0", " ", "  ", "\t", "\r",
-    "\n", "\n", "\n\n", "\n \n", "JavaScript", "privacy policy", "Use cookies.", "cafe\u0301", "\u200b", "\ufeff", "\u0085",
+    "the", "The", "of", "to,", "“and”", "have", "a", "b", "cd", "x1", "7", "3.", "U.S.", "end.", "end.”",
+    "so?)",
+    "...", "wait...", "……", "…", "#", "##tag", "{", "[1]", "-", "*", "•", "●", "– ", "é", "größe", "слово",
+    "शब्द", "क्या।",
+    "海", "が", "한국", "。", "、", "「", "」", "！", "，", "𠀀", "🙂", "🙂🙂", "\u3000", "\u00a0", " ",
+    "  ", "\t", "\r",
+    "\n", "\n", "\n\n", "\n \n", "JavaScript", "privacy policy", "Use cookies.", "cafe\u0301", "\u200b",
+    "\ufeff", "\u0085",
 ]  # fmt: skip
 
 
