@@ -1,4 +1,4 @@
-"""Kernels that measure documents: one pass over their UTF-8 bytes, then their words by hashes.
+"""Kernels that measure documents in one pass over their UTF-8 bytes.
 
 Compiled by numba when first imported (some seconds), then read from the cache beside this file. Texts are
 valid UTF-8, one after the other in a buffer, with the offsets where each begins. Equal words, lines and
@@ -26,14 +26,14 @@ from data_jobs.character_classes import (
     TABLE_SIZE,
     WIDE,
 )
+from data_jobs.kernel_cache import fingerprint, renew
 from data_jobs.measures import KEEP, Column
 
 # FNV-1a's start and factor (Fowler, Noll, Vo), then a finalizer of splitmix64's kind.
 _START = np.uint64(0xCBF29CE484222325)
 _FACTOR = np.uint64(0x100000001B3)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_BASE = np.uint64(0xD6E8FEB86659FD93)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _32, _29 = np.uint64(32), np.uint64(29)
 _HAN = CJK | LETTER
 _ALNUM = LETTER | DIGIT
@@ -50,7 +50,6 @@ _BULLET_LINES, _ELLIPSIS_LINES = int(Column.BULLET_LINES), int(Column.ELLIPSIS_L
 _DUP_LINES, _DUP_LINE_CHARACTERS = int(Column.DUPLICATE_LINES), int(Column.DUPLICATE_LINE_CHARACTERS)
 _PARAGRAPHS, _DUP_PARAGRAPHS = int(Column.PARAGRAPHS), int(Column.DUPLICATE_PARAGRAPHS)
 _DUP_PARAGRAPH_CHARACTERS = int(Column.DUPLICATE_PARAGRAPH_CHARACTERS)
-_TOP_2, _DUPLICATE_5 = int(Column.TOP_2), int(Column.DUPLICATE_5)
 _KEPT_LINES, _KEPT_LINE_CHARACTERS = int(Column.KEPT_LINES), int(Column.KEPT_LINE_CHARACTERS)
 _KEPT_TERMINAL, _KEPT_SHORT = int(Column.KEPT_TERMINAL_LINES), int(Column.KEPT_SHORT_LINES)
 _KEPT_DUP, _KEPT_SENTENCES = int(Column.KEPT_DUPLICATE_LINE_CHARACTERS), int(Column.KEPT_SENTENCES)
@@ -137,7 +136,7 @@ def find_repeats(hashes, start, stop, keys, stamps, state, repeats):  # type: ig
     stamp = state[0]
     for i in range(start, stop):
         h = hashes[i]
-        at = np.int64((h * _GOLDEN) >> _32) & mask
+        at = np.int64((h * GOLDEN) >> _32) & mask
         while stamps[at] == stamp and keys[at] != h:
             at = (at + 1) & mask
         if stamps[at] == stamp:
@@ -438,93 +437,19 @@ def scan(  # type: ignore[no-untyped-def]
         row[_KEPT_SENTENCES] = sentences
 
 
-@njit(
-    "void(uint64[::1], int32[::1], int64[::1], "
-    "uint64[::1], int32[::1], int32[::1], int64[::1], int64[:, ::1])",
-    cache=True,
-    nogil=True,
+_MADE_FOR = fingerprint(
+    BLANK, BULLET, CJK, CLOSER, DASH, DIGIT, LAST_HAN, LETTER, LINE_END, NEWLINE, SENTENCE_END, TABLE_SIZE,
+    WIDE, KEEP, list(Column),
 )  # fmt: skip
-def count_ngrams(words, word_characters, word_offsets, keys, stamps, tally, state, counts):  # type: ignore[no-untyped-def]
-    """Columns TOP_2 to DUPLICATE_10: of words in a row, the most frequent and the duplicates."""
-    for d in range(len(word_offsets) - 1):
-        start = word_offsets[d]
-        stop = word_offsets[d + 1]
-        size = 16
-        while size < 2 * (stop - start):
-            size *= 2
-        mask = np.int64(size - 1)
-        for n in range(2, 11):
-            if stop - start < n:
-                break
-            state[0] += 1
-            stamp = state[0]
-            leaving = np.uint64(1)
-            for _ in range(n):
-                leaving *= _BASE
-            h = np.uint64(0)
-            length = np.int64(0)
-            best = np.int64(1)  # one that stands once is no repetition
-            best_characters = np.int64(0)
-            covered = np.int64(0)
-            covered_to = start
-            for i in range(start, stop):
-                h = h * _BASE + words[i]
-                length += word_characters[i]
-                first = i - n + 1
-                if first > start:
-                    h -= words[first - 1] * leaving
-                    length -= word_characters[first - 1]
-                if first < start:
-                    continue
-                at = np.int64((h * _GOLDEN) >> _32) & mask
-                while stamps[at] == stamp and keys[at] != h:
-                    at = (at + 1) & mask
-                if stamps[at] != stamp:
-                    stamps[at], keys[at], tally[at] = stamp, h, 1
-                    continue
-                tally[at] += 1
-                if n < 5:
-                    if tally[at] > best or (tally[at] == best and tally[at] * length > best_characters):
-                        best = tally[at]
-                        best_characters = best * length
-                else:
-                    for k in range(max(first, covered_to), i + 1):
-                        covered += word_characters[k]
-                    covered_to = i + 1
-            if n < 5:
-                counts[d, _TOP_2 + n - 2] = best_characters
-            else:
-                counts[d, _DUPLICATE_5 + n - 5] = covered
-                if covered == 0:  # no longer row of words stands twice either
-                    break
 
 
-@njit("int64(uint8[::1], int64[:, ::1], uint8[::1], int64, int64, uint8[::1])", cache=True, nogil=True)
-def join_kept(data, line_bounds, line_bits, first, after, out):  # type: ignore[no-untyped-def]
-    """Write the kept ones of some lines: neighbours as they stand, others with one newline between, or two
-    where a line of blanks stood there. Returns how many bytes.
-    """
-    n = 0
-    last = -1  # the kept line before
-    has_blank = False
-    for k in range(first, after):
-        # Bounds leave out lines of blanks only: where one stood, the next begins later than a newline after.
-        has_blank = has_blank or (k > first and line_bounds[k, 0] > line_bounds[k - 1, 1] + 1)
-        if not line_bits[k] & KEEP:
-            continue
-        begin = line_bounds[k, 0]
-        if last >= 0:
-            if last == k - 1:
-                begin = line_bounds[last, 1]
-            else:
-                out[n] = 10
-                n += 1
-                if has_blank:
-                    out[n] = 10
-                    n += 1
-        for i in range(begin, line_bounds[k, 1]):
-            out[n] = data[i]
-            n += 1
-        last = k
-        has_blank = False
-    return n
+@njit("int64()", cache=True)
+def _compiled_for():  # type: ignore[no-untyped-def]
+    return _MADE_FOR
+
+
+renew(
+    _compiled_for,
+    _MADE_FOR,
+    [mixed, code_point, width, class_of, stop_word, ends_in_ellipsis, find_repeats, scan],
+)

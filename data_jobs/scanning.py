@@ -42,7 +42,7 @@ class Scan:
         """The lines that are kept: neighbours as they stand, others with one newline between, or with a blank
         line where one stood there.
         """
-        from data_jobs.measure_kernels import join_kept
+        from data_jobs.line_kernels import join_kept
 
         room = np.empty(self.offsets[document + 1] - self.offsets[document] + 1, np.uint8)
         first, after = self.line_offsets[document], self.line_offsets[document + 1]
@@ -92,8 +92,10 @@ class Scanner:
             self._paragraph_characters, self._keys, self._stamps, self._state, self._repeats,
         )  # fmt: skip
         if ngrams:
+            from data_jobs.ngram_kernels import count_ngrams
+
             self._make_slots(int(np.diff(word_offsets).max(initial=1)))
-            self._kernels.count_ngrams(
+            count_ngrams(
                 self._words, self._word_characters, word_offsets, self._keys, self._stamps, self._tally,
                 self._state, counts,
             )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from data_jobs.character_classes import PUNCTUATION
+from data_jobs.character_classes import LAST_HAN, LETTER, PUNCTUATION, TABLE_SIZE
+from data_jobs.kernel_cache import fingerprint, renew
 from data_jobs.measure_kernels import class_of, code_point, mixed, width
 
 _START = np.uint64(0xCBF29CE484222325)
@@ -92,3 +93,14 @@ def count_phrases(cores, offsets, firsts, wholes, longest):  # type: ignore[no-u
                         found[d] += 1
                         break
     return found
+
+
+_MADE_FOR = fingerprint(PUNCTUATION, LAST_HAN, LETTER, TABLE_SIZE)
+
+
+@njit("int64()", cache=True)
+def _compiled_for():  # type: ignore[no-untyped-def]
+    return _MADE_FOR
+
+
+renew(_compiled_for, _MADE_FOR, [core_hashes, and_then, phrase_hashes, holds, count_phrases])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from data_jobs.settings import CorpusSettings
 from data_jobs.word_list import WordList
 from tests.data_jobs.conftest import make_texts
 from tests.data_jobs.test_filter_rules import CHINESE, PROSE
+
+ROOT = Path(__file__).parents[2]
 
 SENTENCES = {
     "en": [
@@ -201,3 +205,12 @@ def test_a_corpus_hangs_on_what_a_list_holds_and_not_on_its_place(tmp_path: Path
 def test_histograms_add_up() -> None:
     parts = [{"a": {"1": 2, "10": 1}}, {"a": {"2": 1}, "b": {"x": 1}}, {}]
     assert add_histograms(parts) == {"a": {"1": 2, "2": 1, "10": 1}, "b": {"x": 1}}
+
+
+def test_nothing_heavy_is_loaded_before_a_recipe_asks_for_it() -> None:
+    code = (
+        "import sys, data_jobs.prepare, data_jobs.clean_task\n"
+        "print(*{'numba', 'ftfy', 'fasttext', 'symspellpy'}.intersection(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "\n"
