@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from data_jobs.cleaning_signs import BEYOND_ASCII, BLANK_RUN, EMPTY_LINES, TRAILING, Signs
+from data_jobs.cleaning_signs import BLANK_RUN, EMPTY_LINES, TRAILING, WIDE_BLANK, Signs
 
 Step = Callable[[str], tuple[str, int]]
 
@@ -14,7 +14,6 @@ _SET = rf"[ \t{_WIDE}]"
 _STRIPPED = (
     " \t\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 )
-_ANY_WIDE = re.compile(f"[{_WIDE}]")
 # The first blank must follow something, so a line's indentation is not a run.
 _RUN = re.compile(rf"({_SET})(?<=\S{_SET}){_SET}+(?=\S)")
 _EMPTY_LINES = re.compile(rf"\n(?:{_SET}*\n){{3,}}")
@@ -50,9 +49,6 @@ def limit_blank_lines(text: str) -> tuple[str, int]:
 
 def _where(sign: int, signs: Signs, change: Step) -> Step:
     def step(text: str) -> tuple[str, int]:
-        found = signs.of(text)
-        if found & sign or (found & BEYOND_ASCII and _ANY_WIDE.search(text)):
-            return change(text)
-        return text, 0
+        return change(text) if signs.of(text) & (sign | WIDE_BLANK) else (text, 0)
 
     return step

