@@ -65,6 +65,14 @@ def test_the_quick_test_misses_nothing(line: str) -> None:
         assert is_suspicious(line)
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"), [("аа", "windows-1251"), ("مم", "windows-1252"), ("ѓ", "latin-1")]
+)
+def test_words_without_a_rare_character(text: str, encoding: str) -> None:
+    """Wrong decoding that gives everyday letters alone, or nearly."""
+    assert repair_encoding(garbled(text, encoding)) == (text, 1)
+
+
 def test_lines_are_repaired_by_themselves() -> None:
     text = "good: café\nbad: cafÃ©\n\nПривет\nagain: itâ€™s\nend"
     assert repair_encoding(text) == ("good: café\nbad: café\n\nПривет\nagain: it’s\nend", 2)

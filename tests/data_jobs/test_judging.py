@@ -153,6 +153,7 @@ ALL = {
 def test_verdicts_do_not_hang_on_batches() -> None:
     draw = random.Random(5)
     texts = [*make_texts(120), PROSE, CHINESE, "", "Menu\n" * 30, "\n".join([PROSE, "Menu", PROSE])]
+    texts += [f"Menu\n{PROSE}", f"{PROSE}[1]"]
     texts += ["\n".join(draw.choices(PROSE.split(". "), k=12)) + "." for _ in range(40)]
     whole = judge_of(ALL)
     verdicts = whole.judge(texts)
@@ -166,6 +167,7 @@ def test_verdicts_do_not_hang_on_batches() -> None:
         assert other.to_json() == whole.to_json()
     count = whole.count
     assert count.documents_in == len(texts) and count.bytes_in == sum(len(text.encode()) for text in texts)
+    assert count.bytes_removed == len("Menu\n") + len("[1]")
     assert count.bytes_out == sum(len(v.text.encode()) for v in verdicts if isinstance(v, Kept))
     lengths = whole.to_json()["histograms"]["words_log2"]
     assert sum(lengths.values()) == count.documents_out
