@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from data_jobs.text_column import TextColumn
 
 from benchmarks import growth
 from benchmarks.data_peer import FAMILIES
@@ -36,7 +37,6 @@ from data_jobs.judging import BATCH_BYTES, Dropped, Judge
 from data_jobs.minhash import permutations
 from data_jobs.settings import CorpusSettings
 from data_jobs.source_settings import SourceSettings
-from data_jobs.text_column import TextColumn
 from data_jobs.text_kernels import sign_texts
 from data_jobs.tokenizer import SentencePieceTokenizer
 from data_jobs.tokenizer_settings import TokenizerSettings
@@ -65,7 +65,13 @@ def run(ground: Ground) -> list[Row]:
     """All rows. A quick run has a few documents and no peer."""
     texts = prose(ground)
     work = Work(ground, texts)
-    rows = [*work.filter_rows(), work.minhash_row(), work.clean_row(), *work.encoding_rows(), edges_row(ground)]
+    rows = [
+        *work.filter_rows(),
+        work.minhash_row(),
+        work.clean_row(),
+        *work.encoding_rows(),
+        edges_row(ground),
+    ]
     rows.append(work.everything_row())
     return [*rows, *growth.rows(ground, texts)]
 
@@ -94,7 +100,13 @@ class Work:
             rows.append(self.row(_said(name), name, ours, goal, f"{dropped:,} documents are dropped"))
             if name == "filters":
                 rows.append(
-                    Row("filters, the four families", "MB/s/core", rows[-1].ours, goal="ours >= 10", note=self.what)
+                    Row(
+                        "filters, the four families",
+                        "MB/s/core",
+                        rows[-1].ours,
+                        goal="ours >= 10",
+                        note=self.what,
+                    )
                 )
         return rows
 
@@ -117,7 +129,9 @@ class Work:
         a, b = permutations(112)
         signatures = np.empty((len(self.texts), len(a)), np.uint8)
         counts = np.empty(len(self.texts), np.int64)
-        seconds = self.cpu_seconds(lambda: sign_texts(column.values, column.offsets, 5, a, b, signatures, counts))
+        seconds = self.cpu_seconds(
+            lambda: sign_texts(column.values, column.offsets, 5, a, b, signatures, counts)
+        )
         return self.row("MinHash signatures, 14 x 8, words by 5", "minhash", seconds, "ours >= 100")
 
     def clean_row(self) -> Row:
@@ -126,7 +140,9 @@ class Work:
         seconds = self.cpu_seconds(lambda: [cleaner.clean(text) for text in self.texts])
         changed = sum(change.documents for change in cleaner.changes.values()) // (len(seconds) + 1)
         note = f"encoding, invisible characters, white space, private data, NFC; {changed:,} changes of documents"
-        return self.row("cleaning", "clean", seconds, "ours >= 50", f"{note}; the peer's: ftfy, e-mail and IP")
+        return self.row(
+            "cleaning", "clean", seconds, "ours >= 50", f"{note}; the peer's: ftfy, e-mail and IP"
+        )
 
     def encoding_rows(self) -> list[Row]:
         """BPE: ours beside the library that it must equal, and what a second pass over the same text makes."""
@@ -140,7 +156,12 @@ class Work:
         note = f"{self.what}, vocabulary {tokenizer.vocab_size:,}; a fresh cache each run; {_figures(cold)} s"
         return [
             Row("BPE encoding, one pass", "MB/s/core", ours, peer, "plain SentencePiece", "ours >= 12", note),
-            Row("BPE encoding, words known", "MB/s/core", self.size / 1e6 / statistics.median(warm), note=self.what),
+            Row(
+                "BPE encoding, words known",
+                "MB/s/core",
+                self.size / 1e6 / statistics.median(warm),
+                note=self.what,
+            ),
         ]
 
     def tokenizer(self) -> SentencePieceTokenizer:
@@ -171,7 +192,16 @@ class Work:
         def prepare() -> float:
             out = str(ground.fresh("corpus"))
             return child_cpu_seconds(
-                [sys.executable, "-m", "data_jobs.prepare", str(recipe), "--engine", "local", "--corpus.out", out]
+                [
+                    sys.executable,
+                    "-m",
+                    "data_jobs.prepare",
+                    str(recipe),
+                    "--engine",
+                    "local",
+                    "--corpus.out",
+                    out,
+                ]
             )
 
         prepare()  # compiles what is not compiled yet
@@ -205,10 +235,18 @@ class Work:
         """A step of ours beside the peer's, in bytes a CPU second."""
         peer = self.peer_seconds(step)
         rate = self.size / 1e6 / statistics.median(ours)
-        self.ground.say(f"{what}: {rate:.1f} MB/s/core" + (f", peer {self.size / 1e6 / peer:.2f}" if peer else ""))
+        self.ground.say(
+            f"{what}: {rate:.1f} MB/s/core" + (f", peer {self.size / 1e6 / peer:.2f}" if peer else "")
+        )
         notes = [self.what, f"{len(ours)} runs of {_figures(ours)} s", *([note] if note else [])]
         if peer is None:
-            return Row(what, "MB/s/core", rate, goal=None if goal and "ratio" in goal else goal, note="; ".join(notes))
+            return Row(
+                what,
+                "MB/s/core",
+                rate,
+                goal=None if goal and "ratio" in goal else goal,
+                note="; ".join(notes),
+            )
         return Row(what, "MB/s/core", rate, self.size / 1e6 / peer, DATATROVE, goal, "; ".join(notes))
 
     def peer_seconds(self, step: str) -> float | None:
@@ -255,7 +293,9 @@ def child_cpu_seconds(command: Sequence[str]) -> float:
     """CPU seconds of a process and its children. RunError where it fails."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False, env=environment
+    )
     if done.returncode:
         raise RunError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -86,10 +86,19 @@ def everything(documents: Path, tokenizer: str, work: Path) -> dict[str, Any]:
     from datatrove.pipeline.writers import JsonlWriter
 
     def run(name: str, *steps: Any, tasks: int = 1) -> None:
-        LocalPipelineExecutor(list(steps), tasks=tasks, workers=1, logging_dir=str(work / "logs" / name)).run()
+        LocalPipelineExecutor(
+            list(steps), tasks=tasks, workers=1, logging_dir=str(work / "logs" / name)
+        ).run()
 
-    kept, signatures, buckets, removed = (str(work / name) for name in ("kept", "signatures", "buckets", "removed"))
-    run("filters", JsonlReader(str(documents.parent), glob_pattern=documents.name), *filters(), JsonlWriter(kept))
+    kept, signatures, buckets, removed = (
+        str(work / name) for name in ("kept", "signatures", "buckets", "removed")
+    )
+    run(
+        "filters",
+        JsonlReader(str(documents.parent), glob_pattern=documents.name),
+        *filters(),
+        JsonlWriter(kept),
+    )
     run("signatures", JsonlReader(kept), dedup.MinhashDedupSignature(signatures))
     run("buckets", dedup.MinhashDedupBuckets(signatures, buckets), tasks=14)
     run("cluster", dedup.MinhashDedupCluster(buckets, removed))
@@ -98,7 +107,10 @@ def everything(documents: Path, tokenizer: str, work: Path) -> dict[str, Any]:
         JsonlReader(kept),
         dedup.MinhashDedupFilter(removed),
         DocumentTokenizer(
-            str(work / "tokens"), tokenizer_name_or_path=tokenizer, eos_token="<eos>", local_working_dir=str(work)
+            str(work / "tokens"),
+            tokenizer_name_or_path=tokenizer,
+            eos_token="<eos>",
+            local_working_dir=str(work),
         ),
     )
     size = sum(path.stat().st_size for path in (work / "tokens").rglob("*.ds"))

@@ -80,7 +80,16 @@ def prepare(ground: Ground, texts: Sequence[str], count: int) -> Cost:
     recipe = ground.fresh("growth").with_suffix(".yaml")
     recipe.write_text(yaml.safe_dump({"corpus": corpus}))
     engine = "local" if ground.quick else "ray"
-    command = [sys.executable, "-m", "data_jobs.prepare", str(recipe), "--engine", engine, "--corpus.out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "data_jobs.prepare",
+        str(recipe),
+        "--engine",
+        engine,
+        "--corpus.out",
+        str(out),
+    ]
     driver_bytes, most_bytes = watched(command, ground.log())
     report = json.loads((out / "report.json").read_bytes())
     dropped = read_manifest(out)["counts"]["documents"]["dropped"].get("near_duplicate", 0)

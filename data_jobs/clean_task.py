@@ -1,4 +1,4 @@
-"""Task of the first stage: one split of the input to sorted runs of cleaned documents."""
+"""Task of the first stage: one split of the input to sorted runs of documents, cleaned, filtered."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections import Counter
 from typing import Any
 
 from cluster.errors import UserError
-from data_jobs.cleaning import clean_text, cut_text
+from data_jobs.clean_settings import rules_of_source
+from data_jobs.cleaning import Cleaner, cut_text
 from data_jobs.inputs import Split
+from data_jobs.judging import BATCH_BYTES, Dropped, Judge, judge_nothing
 from data_jobs.ledger import Count
 from data_jobs.raw_bytes import Piece, Reading
 from data_jobs.records import HEAD_BYTES, Place, Record, Reject
@@ -20,11 +22,16 @@ from data_jobs.work import Job
 
 
 def clean_split(job: Job) -> dict[str, Any]:
-    """Job: {settings, split, folder}. Receipt: {files, runs, read, clean, pieces, rejects, fields}."""
+    """Job: {settings, split, folder, filter}. Receipt: {files, runs, read, clean, filter, pieces, rejects,
+    fields, changes, corrections, histograms}.
+
+    `filter` false (true if not given): every document passes, because a later stage filters.
+    """
     settings = CorpusSettings.model_validate(job["settings"])
     split = Split.from_json(job["split"])
-    work = _CleanSplit(settings, split, job["folder"])
+    work = _CleanSplit(settings, split, job["folder"], job.get("filter", True))
     pieces = [work.read_piece(piece) for piece in split.pieces]
+    work.judge_held()
     runs = work.runs.close()
     work.read.bytes_removed = work.read.bytes_in - sum(work.read.bytes_dropped.values()) - work.read.bytes_out
     work.read.check("read")
@@ -37,17 +44,23 @@ def clean_split(job: Job) -> dict[str, Any]:
         "pieces": pieces,
         "rejects": work.sample.entries(),
         "fields": dict(work.fields.most_common(20)),
+        **work.cleaner.to_json(),
+        **work.judge.to_json(),
     }
 
 
 class _CleanSplit:
-    def __init__(self, settings: CorpusSettings, split: Split, folder: str) -> None:
+    def __init__(self, settings: CorpusSettings, split: Split, folder: str, filter_here: bool) -> None:
         self.settings = settings
         self.source = settings.sources[split.source]
+        self.cleaner = Cleaner(rules_of_source(settings.clean, self.source.format, self.source.clean))
+        self.judge = Judge(settings if filter_here else judge_nothing(settings), self.source)
         self.runs = RunWriter(settings, self.source.name, folder)
         self.read, self.clean = Count(), Count()
         self.sample = RejectSample()
         self.fields: Counter[str] = Counter()
+        self._held: list[tuple[str, Record]] = []
+        self._held_bytes = 0
 
     def read_piece(self, piece: Piece) -> dict[str, Any]:
         reading = Reading()
@@ -89,17 +102,32 @@ class _CleanSplit:
         self.read.bytes_out += size
         self.clean.documents_in += 1
         self.clean.bytes_in += size
-        rules = self.settings.clean
-        text = clean_text(record.text, rules.form, rules.control_characters)
+        text = self.cleaner.clean(record.text)
         if not text:
             self.clean.drop("empty", size)
-            self.note("empty", "nothing but blanks", record.place, repr(record.text[:HEAD_BYTES])[1:-1])
+            self.note("empty", "nothing but blanks", record.place, _head(record.text))
             return
         cuts = cut_text(text, self.settings.max_document_bytes)
+        after = sum(map(utf8_bytes, cuts))
         self.clean.documents_added += len(cuts) - 1
-        after = 0
-        for cut in cuts:
-            after += self.runs.add(cut, record.metadata, json.dumps(vars(record.place)))
         self.clean.change(size, after)
         self.clean.bytes_out += after
         self.clean.documents_out += len(cuts)
+        self._held += [(cut, record) for cut in cuts]
+        self._held_bytes += after
+        if self._held_bytes >= BATCH_BYTES:
+            self.judge_held()
+
+    def judge_held(self) -> None:
+        """What the filters leave of the documents that were gathered goes into the runs."""
+        held, self._held, self._held_bytes = self._held, [], 0
+        verdicts = self.judge.judge([text for text, _ in held])
+        for (text, record), verdict in zip(held, verdicts, strict=True):
+            if isinstance(verdict, Dropped):
+                self.note(verdict.reason, verdict.detail, record.place, _head(text))
+            else:
+                self.runs.add(verdict.text, record.metadata, json.dumps(vars(record.place)))
+
+
+def _head(text: str) -> str:
+    return repr(text[:HEAD_BYTES])[1:-1]

@@ -16,7 +16,7 @@ from data_jobs.inputs import InputFile, Split
 from data_jobs.ledger import Count, chain, total
 from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, Shard, index_bytes, make_manifest
 from data_jobs.rejects import RejectSample
-from data_jobs.report import make_report, write_rejected
+from data_jobs.report import make_report, texts_of_report, write_rejected
 from data_jobs.sentences import rule_of
 from data_jobs.settings import CorpusSettings, metadata_of
 from data_jobs.spill_task import token_dtype
@@ -117,7 +117,11 @@ def write_corpus(
     write_rejected(out / state.REJECTED, done.rejects().entries(), pieces)
     state.write_input(out, done.files, done.settings.sources, pieces)
     receipts = [receipt for _, receipt in done.merged]
-    write_json(out / state.REPORT, make_report(manifest, receipts, pieces, seconds, done.near_duplicates))
+    report = make_report(manifest, receipts, pieces, seconds, done.near_duplicates)
+    texts = texts_of_report(
+        [receipt for _, receipt in done.cleaned], [receipt for _, receipt in done.stages["filter"]]
+    )
+    write_json(out / state.REPORT, {**report, **texts})
     fault_point("prepare.before_manifest")
     write_bytes(out / MANIFEST, seal(manifest))
     fault_point("prepare.after_manifest")

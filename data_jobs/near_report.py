@@ -12,7 +12,7 @@ from data_jobs.choose_task import TOP, TOP_OF_SOURCE
 from data_jobs.dedup_settings import MinhashSettings
 from data_jobs.ledger import Count, total
 from data_jobs.minhash import curve, deviation, found_share
-from data_jobs.report import add_histograms
+from data_jobs.report import add_counts
 from data_jobs.work import Receipt
 
 
@@ -38,7 +38,7 @@ def near_report(
     return {
         "sources": sources,
         "clusters": sum(done["clusters"] for done in chosen),
-        "cluster_texts_log2": add_histograms([done["sizes_log2"] for done in chosen]),
+        "cluster_texts_log2": add_counts([done["sizes_log2"] for done in chosen]),
         "largest_clusters": largest[:TOP],
         "pairs": {
             name: sum(done[name] for done in buckets) for name in ("compared", "near", "unlike_signatures")

@@ -105,7 +105,7 @@ class Build:
         by_source = [(split.source, done) for split, done in zip(splits, cleaned)]
         self._runs = [(number, run) for number, done in by_source for run in done["runs"]]
         self._stages: StageReceipts = {"read": by_source, "clean": by_source}
-        if any("filter" in done for done in cleaned) and not self.settings.repeats.wanted:
+        if not self.settings.repeats.wanted:
             self._stages["filter"] = by_source
         self._near_report: dict[str, Any] | None = None
 

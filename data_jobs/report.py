@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.places import write_bytes
+from data_jobs.cleaning_spelling import sum_corrections
+from data_jobs.histograms import add_histograms
 
 
 def make_report(
@@ -46,7 +48,7 @@ def make_report(
             ),
         },
         "sentences": sum(done["sentences"] for done in written),
-        "document_tokens_log2": add_histograms([done["length_log2"] for done in written]),
+        "document_tokens_log2": add_counts([done["length_log2"] for done in written]),
         "damaged_files": sorted(
             {f"{piece['path']}: {piece['damage']}" for piece in pieces if piece["damage"]}
         ),
@@ -90,7 +92,22 @@ def _lines_before(pieces: Sequence[dict[str, Any]]) -> dict[tuple[str, int], int
     return before
 
 
-def add_histograms(histograms: Sequence[Sequence[int]]) -> list[int]:
+def add_counts(histograms: Sequence[Sequence[int]]) -> list[int]:
     """Sums by place of lists of counts of any lengths."""
     longest = max((len(histogram) for histogram in histograms), default=0)
     return [sum(h[i] for h in histograms if i < len(h)) for i in range(longest)]
+
+
+def texts_of_report(cleaned: Sequence[dict[str, Any]], filtered: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was changed in texts, by kind, with a sample of corrected words; what those that stay are like."""
+    changes: dict[str, dict[str, int]] = {}
+    for receipt in cleaned:
+        for kind, counts in receipt["changes"].items():
+            into = changes.setdefault(kind, dict.fromkeys(counts, 0))
+            for name, number in counts.items():
+                into[name] += number
+    return {
+        "changes": dict(sorted(changes.items())),
+        "corrections": sum_corrections([receipt["corrections"] for receipt in cleaned]),
+        "histograms": add_histograms(receipt["histograms"] for receipt in filtered),
+    }

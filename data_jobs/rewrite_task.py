@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data_jobs.judging import Dropped, Judge, Kept
 from data_jobs.ledger import Count
 from data_jobs.rejects import RejectSample
 from data_jobs.repeat_tasks import FIRST, units_of
@@ -22,33 +23,24 @@ from data_jobs.work import Job
 Spans = list[tuple[int, int]]
 
 
-class Verdict(NamedTuple):
-    """What the filters say of a text: with a reason it is dropped."""
-
-    text: str
-    reason: str = ""
-    detail: str = ""
-
-
 def rewrite_run(job: Job) -> dict[str, Any]:
     """Job: {settings, source, run, lines, paragraphs, folder}: number of a source, files of what is repeated.
 
-    Receipt: {files, runs, repeats, filter, rejects}.
+    Receipt: {files, runs, repeats, filter, histograms, rejects}.
     """
     work = _Rewrite(job)
     for batch in RunFile(job["run"]).batches():
         left = list(work.shortened(batch))
-        verdicts = _judge(work.settings, [text for _, text in left])
+        verdicts = work.judge.judge([text for _, text in left])
         for (row, text), verdict in zip(left, verdicts, strict=True):
             work.take(batch, row, text, verdict)
     runs = work.writer.close()
     work.repeats.check("repeats")
-    work.filter.check("filter")
     return {
         "files": [run["file"] for run in runs],
         "runs": runs,
         "repeats": work.repeats.to_json(),
-        "filter": work.filter.to_json(),
+        **work.judge.to_json(),
         "rejects": work.sample.entries(),
     }
 
@@ -67,17 +59,14 @@ def without(text: str, spans: Spans) -> str:
     return "" if left.isspace() else left
 
 
-def _judge(settings: CorpusSettings, texts: Sequence[str]) -> list[Verdict]:
-    """The filters see what is left of a text: all stay where there are none."""
-    return [Verdict(text) for text in texts]
-
-
 class _Rewrite:
     def __init__(self, job: Job) -> None:
         self.settings = CorpusSettings.model_validate(job["settings"])
-        self.source = self.settings.sources[job["source"]].name
+        source = self.settings.sources[job["source"]]
+        self.source = source.name
+        self.judge = Judge(self.settings, source)
         self.writer = RunWriter(self.settings, self.source, job["folder"])
-        self.repeats, self.filter = Count(), Count()
+        self.repeats = Count()
         self.sample = RejectSample()
         self._job = job
 
@@ -99,20 +88,13 @@ class _Rewrite:
             self.repeats.bytes_out += after
             yield row, left
 
-    def take(self, batch: pa.RecordBatch, row: int, text: str, verdict: Verdict) -> None:
-        """Write the text that stays, or count why it does not."""
-        size = utf8_bytes(text)
-        self.filter.documents_in += 1
-        self.filter.bytes_in += size
-        if verdict.reason:
-            self.filter.drop(verdict.reason, size)
+    def take(self, batch: pa.RecordBatch, row: int, text: str, verdict: Kept | Dropped) -> None:
+        """Write the text that stays, or note why it does not."""
+        if isinstance(verdict, Dropped):
             self._note(batch, row, text, verdict.reason, verdict.detail)
             return
         metadata = json.loads(batch["metadata"][row].as_py())
-        after = self.writer.add(verdict.text, metadata, batch["place"][row].as_py())
-        self.filter.change(size, after)
-        self.filter.documents_out += 1
-        self.filter.bytes_out += after
+        self.writer.add(verdict.text, metadata, batch["place"][row].as_py())
 
     def _note(self, batch: pa.RecordBatch, row: int, text: str, reason: str, detail: str) -> None:
         place = json.loads(batch["place"][row].as_py())

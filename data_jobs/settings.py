@@ -13,6 +13,7 @@ from pydantic import field_validator
 from cluster.fields import Settings, free, identity, values_of_kind
 from data_jobs.clean_settings import CleanSettings
 from data_jobs.dedup_settings import DecontaminateSettings, MinhashSettings, RepeatsSettings
+from data_jobs.filter_settings import FilterSettings, fixed_filters
 from data_jobs.source_settings import SourceSettings
 from data_jobs.tokenizer import load_tokenizer
 from data_jobs.tokenizer_settings import TokenizerSettings
@@ -27,6 +28,7 @@ class CorpusSettings(Settings):
     sources: list[SourceSettings] = identity([], "list of {name, path, format, ...}")
     clean: CleanSettings = CleanSettings()
     repeats: RepeatsSettings = RepeatsSettings()
+    filters: FilterSettings = FilterSettings()
     decontaminate: DecontaminateSettings = DecontaminateSettings()
     dedup: Literal["exact", "minhash", "none"] = identity(
         "exact", "exact: of equal texts in a source one is kept; minhash: of near duplicates too"
@@ -67,6 +69,8 @@ def fixed_settings(settings: CorpusSettings) -> dict[str, Any]:
         from data_jobs.evaluation_task import digest_of  # the readers of raw data: late, for a quick start
 
         fixed["decontaminate.digest"] = digest_of(settings.decontaminate.files)
+    for family, values in fixed_filters(settings.filters).items():
+        fixed[f"filters.{family}"] = values
     if settings.tokenizer.path is not None:
         fixed = {name: value for name, value in fixed.items() if not name.startswith("tokenizer.")}
         fixed["tokenizer.fingerprint"] = load_tokenizer(settings.tokenizer.path).fingerprint

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from cluster.fields import Settings, free, identity, plan
+from data_jobs.clean_settings import check_changes
 
 
 class SourceSettings(Settings):
@@ -28,4 +31,13 @@ class SourceSettings(Settings):
     metadata: list[str] = identity(
         [], "jsonl: fields to pass through to the shards, as columns `meta.<field>` of text"
     )
+    clean: dict[str, Any] = identity(
+        {}, "what is done otherwise than corpus.clean says, e.g. {form: none, private_data: [email]}"
+    )
     weight: float | None = plan(None, "default weight in a mixture (default: its share of the tokens)", gt=0)
+
+    @field_validator("clean")
+    @classmethod
+    def _names_of_rules(cls, clean: dict[str, Any]) -> dict[str, Any]:
+        check_changes(clean)
+        return clean

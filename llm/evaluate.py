@@ -13,7 +13,7 @@ import torch
 
 from cluster.errors import UserError, run_command
 from data_jobs import open_corpus
-from data_jobs.cleaning import clean_text
+from data_jobs.cleaning import clean_text, recorded_rules
 from llm.data.samples import MicroBatch
 from llm.data.validation import Validation, validation_of_corpus, validation_of_tokens
 from llm.loading import Loaded, load
@@ -114,8 +114,7 @@ def _text_rows(loaded: Loaded, file: Path, length: int, batch: int) -> tuple[Val
         raise UserError(f"--text {file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"--text {file}: not UTF-8 at byte {error.start}") from None
-    clean = loaded.settings["corpus"]["clean"]
-    text = clean_text(text, clean["form"], clean["control_characters"])
+    text = clean_text(text, recorded_rules(loaded.settings["corpus"]["clean"]))
     if not text:
         raise UserError(f"--text {file}: empty")
     # The document's end stands in front: the rows are cyclic, so the first token is predicted from it alone,

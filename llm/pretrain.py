@@ -45,7 +45,9 @@ def main(argv: list[str]) -> int:
         "tokenizer": corpus.tokenizer.fingerprint,
         "vocab_size": vocab_size,
         "clean": {
-            name: corpus.manifest["settings"][f"clean.{name}"] for name in ("form", "control_characters")
+            name.removeprefix("clean."): value
+            for name, value in corpus.manifest["settings"].items()
+            if name.startswith("clean.")
         },
     }
 

@@ -47,7 +47,11 @@ def corpus_body(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     duplicates, duplicate_charts = duplicate_section(numbers["near_duplicates"])
     charts += duplicate_charts
     body = (
-        blocks.tiles(corpus_tiles(numbers)) + documents + duplicates + dropped_section(numbers["dropped"]) + sources
+        blocks.tiles(corpus_tiles(numbers))
+        + documents
+        + duplicates
+        + dropped_section(numbers["dropped"])
+        + sources
     )
     spent = seconds_chart(numbers["seconds"])
     if spent:

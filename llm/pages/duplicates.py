@@ -16,7 +16,11 @@ def duplicate_section(near: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     """Shares lost by source, sizes of clusters, the largest of them with examples, and what was found of pairs."""
     if not near:
         return "", []
-    charts = [source_chart(near["sources"]), *_size_charts(near["cluster_texts_log2"]), band_chart(near["banding"])]
+    charts = [
+        source_chart(near["sources"]),
+        *_size_charts(near["cluster_texts_log2"]),
+        band_chart(near["banding"]),
+    ]
     pairs, buckets = near["pairs"], near["buckets"]
     said = (
         f"{near['clusters']:,} clusters. {pairs['compared']:,} pairs of texts were compared, {pairs['near']:,} of "
@@ -92,13 +96,20 @@ def cluster_cards(clusters: Sequence[Mapping[str, Any]]) -> str:
             f'<p class="note">{escape(kind)}: {escape(_place(text))}</p><pre tabindex="0">{escape(text["head"])}</pre>'
             for kind, text in texts
         )
-        cards.append(f'<article class="card"><h4>{cluster["texts"]:,} texts ({escape(sources)})</h4>{inside}</article>\n')
+        cards.append(
+            f'<article class="card"><h4>{cluster["texts"]:,} texts ({escape(sources)})</h4>{inside}</article>\n'
+        )
     return f'<div class="cards">{"".join(cards)}</div>\n'
 
 
 def cluster_table(clusters: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        [cluster["texts"], ", ".join(cluster["sources"]), _place(cluster["kept"]), cluster["kept"]["head"][:80]]
+        [
+            cluster["texts"],
+            ", ".join(cluster["sources"]),
+            _place(cluster["kept"]),
+            cluster["kept"]["head"][:80],
+        ]
         for cluster in clusters
     ]
     return blocks.table(["texts", "sources", "the one that stays", "its beginning"], rows, "Largest clusters")
