@@ -1,7 +1,7 @@
 """RAW DATA -> ARROW SHARDS.
 
     recipe ── inputs.py ──> splits (pieces of files)
-      │ clean_task.py    records.py -> cleaning.py -> content.py     one sorted run of documents a split
+      │ clean_task.py    sources.py -> cleaning.py -> content.py     one sorted run of documents a split
       │ tokenizer_training.py                                        on the first documents of the order
       │ spill_task.py    tokenizer.py, sentences.py                  the same run as tokens
       │ merge_task.py    exact duplicates, shards.py                 one shard a task

@@ -10,6 +10,7 @@ from cluster.errors import UserError
 from data_jobs.cleaning import clean_text, cut_text
 from data_jobs.inputs import Split
 from data_jobs.ledger import Count
+from data_jobs.missing import is_left_out
 from data_jobs.raw_bytes import Piece, Reading
 from data_jobs.records import HEAD_BYTES, Place, Record, Reject
 from data_jobs.rejects import RejectSample
@@ -26,7 +27,8 @@ def clean_split(job: Job) -> dict[str, Any]:
     work = _CleanSplit(settings, split, job["folder"])
     pieces = [work.read_piece(piece) for piece in split.pieces]
     runs = work.runs.close()
-    work.read.bytes_removed = work.read.bytes_in - sum(work.read.bytes_dropped.values()) - work.read.bytes_out
+    came = work.read.bytes_in + work.read.bytes_added
+    work.read.bytes_removed = came - sum(work.read.bytes_dropped.values()) - work.read.bytes_out
     work.read.check("read")
     work.clean.check("clean")
     return {
@@ -57,6 +59,7 @@ class _CleanSplit:
             else:
                 self.take(item)
         self.read.bytes_in += reading.bytes_read
+        self.read.bytes_added += reading.bytes_added
         return {
             "path": piece.path,
             "start": piece.start,
@@ -67,7 +70,7 @@ class _CleanSplit:
         }
 
     def reject(self, reject: Reject) -> None:
-        if self.settings.on_bad == "fail":
+        if self.settings.on_bad == "fail" and not is_left_out(self.source, reject.reason):
             raise UserError(f"{reject.place}: {reject.reason}: {reject.detail} (corpus.on_bad is fail)")
         self.read.documents_in += 1
         self.read.drop(reject.reason, reject.raw_bytes)

@@ -9,16 +9,11 @@ import pytest
 import zstandard
 
 from data_jobs.raw_bytes import Piece, Reading
-from data_jobs.records import Record, Reject, read_records
+from data_jobs.records import Record
+from data_jobs.sources import read_source
+from tests.data_jobs.conftest import read, source_of
 
 GOOD = [b'{"text": "good %d"}' % i for i in range(10)]
-
-
-def read(path: Path, **options: object) -> tuple[list[Record], list[Reject], Reading]:
-    reading = Reading()
-    items = list(read_records(Piece(str(path)), reading, **options))  # type: ignore[arg-type]
-    records = [item for item in items if isinstance(item, Record)]
-    return records, [item for item in items if isinstance(item, Reject)], reading
 
 
 @pytest.mark.parametrize(
@@ -131,7 +126,7 @@ def test_ranges_are_the_lines_each_once(tmp_path: Path, parts: int) -> None:
     for n in range(parts):
         reading = Reading()
         piece = Piece(str(path), size * n // parts, None if n == parts - 1 else size * (n + 1) // parts)
-        for item in read_records(piece, reading):
+        for item in read_source(piece, reading, source_of(path), 1 << 20):
             assert isinstance(item, Record)
             texts.append(item.text)
             offsets.append(item.place.offset)
