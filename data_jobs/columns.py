@@ -79,7 +79,9 @@ class Rows:
                 except UnicodeDecodeError:
                     pass
             kept = {name: values[row] for name, values in metadata.items()}
-            yield self._row(row, data, texts is not None, kept, int(sizes[row]), rules, reading, 4 * max_bytes)
+            yield self._row(
+                row, data, texts is not None, kept, int(sizes[row]), rules, reading, 4 * max_bytes
+            )
 
     def _row(
         self,
@@ -150,7 +152,7 @@ class Texts:
 
 
 def _as_binary(column: pa.Array) -> pa.Array | None:
-    """A column of text or bytes as large_binary, so that bytes that are no UTF-8 are no damage of the column."""
+    """A column of text or bytes as large_binary: what is no UTF-8 is no damage of the column."""
     kind = column.type
     if pa.types.is_null(kind):
         return pa.nulls(len(column), pa.large_binary())
@@ -160,9 +162,7 @@ def _as_binary(column: pa.Array) -> pa.Array | None:
         column = column.view(pa.large_binary())
     elif pa.types.is_string_view(kind):
         column = column.view(pa.binary_view())
-    elif not (
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    ):
+    elif not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
         return None
     column.validate(full=True)
     return column.cast(pa.large_binary())
@@ -190,4 +190,6 @@ def _decoded(data: memoryview | None) -> str | bytes | None:
 def _size(value: str | bytes | None) -> int:
     if value is None:
         return 0
-    return len(value) if isinstance(value, bytes) or value.isascii() else len(value.encode("utf-8", "replace"))
+    return (
+        len(value) if isinstance(value, bytes) or value.isascii() else len(value.encode("utf-8", "replace"))
+    )

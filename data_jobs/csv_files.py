@@ -1,8 +1,8 @@
 """CSV to records: a header, then a record a row, quoted as RFC 4180 has it.
 
-A quote that is never closed must not swallow the rest of a file. What is wrong with quotes costs the line that
-it begins in, and reading goes on with the line after that one; a closed record with too many or too few fields
-is one reject.
+A quote that is never closed must not swallow the rest of a file. What is wrong with quotes costs the line
+that it begins in, and reading goes on with the line after that one; a closed record with too many or too few
+fields is one reject.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ def read_csv(
             yield rejected("wrong_field_count", detail, lines.place(), lines.size, lines.head(), names)
         else:
             values = {name: row[column] for name, column in wanted.items()}
-            yield rules.record(
-                values.get, has_text, lines.place(), lines.size, lines.head(), names, reading
-            )
+            yield rules.record(values.get, has_text, lines.place(), lines.size, lines.head(), names, reading)
 
 
 class _TooLong(Exception):

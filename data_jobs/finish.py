@@ -173,7 +173,8 @@ def _too_many_bad(
     )
     return (
         f"source '{source}': {sum(bad.values()):,} of {records:,} records cannot be read ({reasons}), "
-        f"{limit}.{_fields_seen(own)} One of them: {one['file']}, byte {one['offset']}: {one['detail']}: {one['head']}"
+        f"{limit}.{_fields_seen(own)} One of them: {one['file']}, byte {one['offset']}: {one['detail']}: "
+        f"{one['head']}"
     )
 
 

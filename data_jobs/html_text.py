@@ -40,26 +40,33 @@ def page_text(data: bytes, charset: str | None, extractor: str) -> str:
 
 
 def decode_page(data: bytes, charset: str | None) -> str:
-    """A page's bytes as text: by its byte order mark, else what came with it, else what it says, else a guess.
+    """A page's bytes as text: by its byte order mark, what came with it, UTF-8, what it says, or a guess.
 
     Bytes that the encoding has not become U+FFFD: pages that break their own encoding are usual.
     """
     from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
-    for mark, name in ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+    for mark, name in (
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+    ):
         if data.startswith(mark):
             return data[len(mark) :].decode(name, "replace")
+    name: str | None
     if charset and _is_known(charset):
         name = map_encoding_to_html5(charset)
     else:
         try:
             return data.decode()
         except UnicodeDecodeError:
-            name = detect_encoding(data, from_html_meta=True) or "utf-8"
-    return data.decode(name if _is_known(name) else "utf-8", "replace")
+            name = detect_encoding(data, from_html_meta=True)
+    return data.decode(name if name and _is_known(name) else "utf-8", "replace")
 
 
-def read_page(piece: Piece, reading: Reading, source: SourceSettings, max_bytes: int) -> Iterator[Record | Reject]:
+def read_page(
+    piece: Piece, reading: Reading, source: SourceSettings, max_bytes: int
+) -> Iterator[Record | Reject]:
     """A file as one page. One of more than four times `max_bytes` is a reject: a page is taken as a whole."""
     parts, size = [], 0
     place = Place(piece.path, 0, 1, 0)

@@ -120,7 +120,7 @@ def list_files(sources: Sequence[SourceSettings], where: Callable[[str], str] = 
 def cut_splits(
     files: Sequence[InputFile], sources: Sequence[SourceSettings], split_bytes: int
 ) -> list[Split]:
-    """Splits of about the same size: large files by ranges where the format can be cut, small ones together."""
+    """Splits of about the same size: large files in ranges where they can be cut, small ones together."""
     whole = sum(file.size for file in files)
     size = max(1, min(split_bytes, max(_SMALLEST_SPLIT, whole // _AIM_SPLITS)))
     splits: list[Split] = []

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from data_jobs.lines import read_lines, too_long, without_return
-from data_jobs.missing import FieldRules, Unusable, kind_of_json
+from data_jobs.missing import FieldRules, Unusable, as_text, kind_of_json
 from data_jobs.raw_bytes import Piece, Reading
 from data_jobs.records import Place, Record, Reject, rejected
 
@@ -17,13 +17,14 @@ from data_jobs.records import Place, Record, Reject, rejected
 def read_json_lines(
     piece: Piece, reading: Reading, rules: FieldRules, max_bytes: int
 ) -> Iterator[Record | Reject]:
-    """The records of a piece. What orjson takes is what json takes, so the fast way gives what the other does.
+    """The records of a piece.
 
-    Only a line with all that is wanted as text goes the fast way: of numbers above 64 bits orjson makes others.
+    What orjson takes is what json takes, but for numbers above 64 bits and floats, of which it makes others. So
+    a line goes the fast way where what is wanted of it is text, whole numbers and truth.
     """
     path, start, text_field, metadata = piece.path, piece.start, rules.text_field, rules.metadata
     loads = orjson.loads
-    absent = None if rules.defaults or rules.missing else ""
+    has_rules = bool(rules.defaults or rules.missing)
     for line in read_lines(piece, reading, 4 * max_bytes):
         if isinstance(line, Reject):
             yield line
@@ -37,8 +38,8 @@ def read_json_lines(
         except ValueError:
             value = None
         if type(value) is dict and type(text := value.get(text_field)) is str:
-            kept = {name: value.get(name, absent) for name in metadata} if metadata else {}
-            if not metadata or all(type(part) is str for part in kept.values()):
+            kept = _plain_values(value, metadata, has_rules) if metadata else {}
+            if kept is not None:
                 yield Record(text, Place(path, start, number, offset), size, kept)
                 continue
         if data.strip():
@@ -49,6 +50,23 @@ def read_json_lines(
                 yield rejected(problem.reason, problem.detail, place, size, data)
                 continue
             yield rules.record(row.get, text_field in row, place, size, data, tuple(row), reading)
+
+
+def _plain_values(value: dict[str, Any], metadata: tuple[str, ...], has_rules: bool) -> dict[str, str] | None:
+    """The metadata of an object; None where one of it is not as simple as that."""
+    kept = {}
+    for name in metadata:
+        part = value.get(name)
+        kind = type(part)
+        if kind is str:
+            kept[name] = part
+        elif kind is int or kind is bool:
+            kept[name] = as_text(part)
+        elif part is None and not has_rules:
+            kept[name] = ""
+        else:
+            return None
+    return kept
 
 
 def read_objects(

@@ -7,7 +7,7 @@ format (the record is left out). Both are counted; `corpus.max_bad_fraction` is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,8 @@ class FieldRules:
     source: str
     text_field: str
     metadata: tuple[str, ...]
-    missing: dict[str, str]
-    defaults: dict[str, str]
+    missing: Mapping[str, str]
+    defaults: Mapping[str, str]
     blank_is_missing: bool = False
     """Of CSV, which has no null: a blank field counts as missing, where there is a rule for it."""
 
@@ -54,7 +54,7 @@ class FieldRules:
             source.name,
             source.text_field,
             tuple(metadata_fields(source)),
-            dict(source.missing),
+            source.missing,
             source.defaults,
             source.format == "csv",
         )
@@ -135,6 +135,8 @@ def as_text(value: Any) -> str:
     """A metadata value as text: strings as they are, what JSON has as canonical JSON, the rest by `str`."""
     if isinstance(value, str):
         return value
+    if type(value) is int:
+        return str(value)
     if isinstance(value, bool | int | float | list | dict):
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return value.hex() if isinstance(value, bytes) else str(value)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 HEAD_BYTES = 80
 
-# None of these is frozen: one of each is made for every document, and a frozen one takes several times as long.
+# None of these is frozen: each document has one, and to make a frozen one takes several times as long.
 
 
 @dataclass

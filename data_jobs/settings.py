@@ -33,7 +33,9 @@ class CorpusSettings(Settings):
     seed: int = identity(0, "seed of split and order", ge=0)
     shard_bytes: int = identity(512 * MIB, "target size of a shard's tokens", ge=1)
     max_document_bytes: int = identity(32 * MIB, "longer texts are cut at line ends, and counted", ge=1024)
-    split_bytes: int = free(64 * MIB, "input of one task at most; compressed files, CSV and WARC are never cut", ge=1)
+    split_bytes: int = free(
+        64 * MIB, "input of one task at most; compressed files, CSV and WARC are never cut", ge=1
+    )
     on_bad: Literal["reject", "fail"] = free("reject", "a record that cannot be read: count it, or stop")
     max_bad_fraction: float = free(0.01, "stop when more records than this share cannot be read", ge=0, le=1)
 

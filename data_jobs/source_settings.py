@@ -37,14 +37,15 @@ class SourceSettings(Settings):
 
     name: str = identity(help="name of the source, in shard names and mixtures", pattern=r"^[A-Za-z0-9_]+$")
     path: str = free(
-        help="file, folder or glob, here or in an object store (s3://bucket/name/*.jsonl.gz); {stdlib} is the "
-        "running Python's standard library"
+        help="file, folder or glob, here or in an object store (s3://bucket/name/*.jsonl.gz); {stdlib} is "
+        "the running Python's standard library"
     )
     format: Format = identity(
         "jsonl",
         "jsonl: an object a line; text: prose; code: source code, a file a document; parquet; csv: with a "
         "header line; arrow: IPC, file or stream; html: a page a file; warc: the HTML pages of a web crawl; "
-        "wet: the texts of one; images: a picture a document (all but parquet and images also .gz, .zst, .xz)",
+        "wet: the texts of one; images: a picture a document (all but parquet and images also .gz, .zst, "
+        ".xz)",
     )
     text_field: str = identity("text", "jsonl, parquet, csv, arrow: the field that holds the text")
     per: Literal["file", "line"] = identity("file", "text: what is one document")
@@ -63,13 +64,13 @@ class SourceSettings(Settings):
     )
     metadata: list[str] = identity(
         [],
-        "fields to pass through to the shards, as columns `meta.<field>` of text; of warc and wet: headers of "
-        "the record beside its url and date",
+        "fields to pass through to the shards, as columns `meta.<field>` of text; of warc and wet: headers "
+        "of the record beside its url and date",
     )
     missing: dict[str, Literal["drop", "fail"]] = identity(
         {},
-        "what is done with a record in which this field is absent or null, e.g. {text: drop, lang: fail}. Not "
-        "named: without its text a record is bad, and metadata is empty text",
+        "what is done with a record in which this field is absent or null, e.g. {text: drop, lang: fail}. "
+        "Not named: without its text a record is bad, and metadata is empty text",
     )
     defaults: dict[str, str] = identity(
         {}, "what a field holds where it is absent or null, e.g. {lang: unknown}"
@@ -96,7 +97,8 @@ class SourceSettings(Settings):
             for field in getattr(self, setting):
                 if field not in known:
                     raise ValueError(
-                        f"{setting}: '{field}' is neither the text's field nor in metadata ({', '.join(known)})"
+                        f"{setting}: '{field}' is neither the text's field nor in metadata "
+                        f"({', '.join(known)})"
                     )
         if both := sorted(self.missing.keys() & self.defaults.keys()):
             raise ValueError(f"'{both[0]}' stands in missing and in defaults: choose one")

@@ -32,7 +32,11 @@ def read_parquet(
     with open_input(piece.path) as file:
         try:
             parquet = pq.ParquetFile(
-                file, buffer_size=BLOCK_BYTES, pre_buffer=False, page_checksum_verification=True
+                file,
+                buffer_size=BLOCK_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=True,
+                arrow_extensions_enabled=False,  # text that is marked as JSON is text
             )
         except (pa.ArrowException, OSError) as error:
             yield from _damaged(error, piece, reading, Place(piece.path, 0, 1, 0), piece.start == 0)
@@ -129,13 +133,12 @@ def _read_stream(
     file = BlockFile(read_blocks(piece, raw))
     try:
         head = file.read(len(MAGIC) + 2)
-        if not head:
-            return
-        reader = pa.ipc.open_stream(file if head.startswith(MAGIC) else BlockFile(_with_head(head, file)))
-        names = tuple(reader.schema.names)
-        wanted_columns(reader.schema, rules, piece.path)
-        for batch in reader:
-            yield from _rows_of(batch, 0, names, piece, reading, rules, max_bytes)
+        if head:
+            reader = pa.ipc.open_stream(file if head.startswith(MAGIC) else BlockFile(_with_head(head, file)))
+            names = tuple(reader.schema.names)
+            wanted_columns(reader.schema, rules, piece.path)
+            for batch in reader:
+                yield from _rows_of(batch, 0, names, piece, reading, rules, max_bytes)
     except (pa.ArrowException, OSError) as error:
         place = Place(piece.path, 0, reading.lines + 1, raw.bytes_read)
         yield from _damaged(error, piece, reading, place)
@@ -154,7 +157,9 @@ def _with_head(head: bytes, file: BlockFile) -> Iterator[bytes]:
 
 def _held(batch: pa.RecordBatch, rules: FieldRules) -> dict[str, pa.Array]:
     wanted = dict.fromkeys([rules.text_field, *rules.metadata])
-    return {name: batch.column(found[0]) for name in wanted if (found := batch.schema.get_all_field_indices(name))}
+    return {
+        name: batch.column(found[0]) for name in wanted if (found := batch.schema.get_all_field_indices(name))
+    }
 
 
 def _rows_of(

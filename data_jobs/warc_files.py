@@ -1,9 +1,9 @@
 """WARC and WET files of web crawls to records.
 
-Of a WARC file the HTML pages with status 200 are documents, of a WET file the `conversion` records. All other
-records are counted and left out, with the reason: `other_record` (requests, metadata and the like), `not_html`,
-`http_status`. What is no record, or says a wrong length, is a reject, and reading goes on at the next record.
-A compressed file is one task: where its members begin is known only to who reads it from the front.
+Of a WARC file the HTML pages with status 200 are documents, of a WET file the `conversion` records. All
+other records are counted and left out, with the reason: `other_record` (requests, metadata and the like),
+`not_html`, `http_status`. What is no record, or says a wrong length, is a reject, and reading goes on at the
+next record. A compressed file is one task: where its members begin is known only to who reads it from the front.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def _page(record: WarcRecord, extractor: str) -> str:
         raise Unusable(NOT_HTML, f"a response of type '{record.headers.get('content-type', '')}'")
     # One record alone: where it ends has been found, so a damaged one can spoil nothing after it.
     parsed = next(iter(ArchiveIterator(io.BytesIO(record.data + b"\r\n\r\n"), auto_decode="all")), None)
-    if parsed is None or parsed.http_headers is None:
+    status = parsed.http_headers.status_code if parsed is not None and parsed.http_headers else None
+    if parsed is None or status is None:
         raise Unusable("invalid_warc", "its HTTP header cannot be read")
-    status = parsed.http_headers.status_code
     if status != 200:
         raise Unusable(HTTP_STATUS, f"status {status}")
     content_type = (parsed.http_content_type or "").lower()
@@ -127,7 +127,9 @@ def _split(piece: Piece, reading: Reading, max_bytes: int) -> Iterator[tuple[War
             if stream.find(_NEXT) >= 0:  # its length is wrong, and the file goes on inside of it
                 yield rejected("invalid_warc", "a wrong length", place, stream.to_next(), head)
                 continue
-            yield rejected("damaged_file", "the file ends inside of a record", place, stream.skip(whole), head)
+            yield rejected(
+                "damaged_file", "the file ends inside of a record", place, stream.skip(whole), head
+            )
             continue
         if stream.fill(whole + 1) and stream.held[whole] not in b"\r\n":
             head = bytes(stream.held[:80])

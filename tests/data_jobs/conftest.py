@@ -74,9 +74,7 @@ def source_of(path: Path | str, **fields: Any) -> SourceSettings:
     return SourceSettings.model_validate({"name": "s", "path": str(path), **fields})
 
 
-def read(
-    path: Path, max_bytes: int = 1 << 20, **fields: Any
-) -> tuple[list[Record], list[Reject], Reading]:
+def read(path: Path, max_bytes: int = 1 << 20, **fields: Any) -> tuple[list[Record], list[Reject], Reading]:
     """What a whole file gives."""
     reading = Reading()
     items = list(read_source(Piece(str(path), name=path.name), reading, source_of(path, **fields), max_bytes))

@@ -88,7 +88,9 @@ def warc_record(kind: str, body: bytes, url: str = "http://a.example/", **header
     return head.encode() + body + b"\r\n\r\n"
 
 
-def http(body: bytes, status: str = "200 OK", kind: str = "text/html; charset=utf-8", more: str = "") -> bytes:
+def http(
+    body: bytes, status: str = "200 OK", kind: str = "text/html; charset=utf-8", more: str = ""
+) -> bytes:
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
@@ -120,9 +122,11 @@ def write_source(folder: Path, kind: str, texts: Sequence[str]) -> dict[str, Any
     said: dict[str, Any] = {"path": str(folder), "format": format}
     if format in ("code", "html") or kind == "text":
         for number, text in enumerate(texts):
-            end, data = {"code": ("py", text.encode()), "html": ("html", page(text)), "text": ("txt", text.encode())}[
-                format
-            ]
+            end, data = {
+                "code": ("py", text.encode()),
+                "html": ("html", page(text)),
+                "text": ("txt", text.encode()),
+            }[format]
             (folder / f"{number:03}.{end}").write_bytes(data)
         return said
     end = ""
@@ -146,6 +150,6 @@ def write_source(folder: Path, kind: str, texts: Sequence[str]) -> dict[str, Any
 
 
 KINDS = [
-    "jsonl", "jsonl .gz", "jsonl .zst", "jsonl .xz", "text", "text line", "code", "parquet", "csv", "arrow file",
-    "arrow stream", "html", "warc", "wet",
+    "jsonl", "jsonl .gz", "jsonl .zst", "jsonl .xz", "text", "text line", "code", "parquet", "csv",
+    "arrow file", "arrow stream", "html", "warc", "wet",
 ]  # fmt: skip

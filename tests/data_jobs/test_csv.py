@@ -30,7 +30,9 @@ def test_quotes_as_the_standard_has_them(tmp_path: Path) -> None:
     ]
     assert not rejects
     assert [r.place.line for r in records] == [2, 6, 7, 8]
-    assert reading.bytes_read == len(data) and sum(r.raw_bytes for r in records) == len(data) - len(b"url,text\r\n")
+    assert reading.bytes_read == len(data) and sum(r.raw_bytes for r in records) == len(data) - len(
+        b"url,text\r\n"
+    )
 
 
 @given(
@@ -82,7 +84,11 @@ def test_a_bad_byte_in_a_long_record_costs_that_record(tmp_path: Path) -> None:
     path = write(tmp_path, b'id,text\n1,"a\nb\xff\nc"\n2,good\n')
     records, (reject,), _ = read(path, format="csv")
     assert [record.text for record in records] == ["good"]
-    assert (reject.reason, reject.place.line, reject.raw_bytes) == ("invalid_utf8", 2, len(b'1,"a\nb\xff\nc"\n'))
+    assert (reject.reason, reject.place.line, reject.raw_bytes) == (
+        "invalid_utf8",
+        2,
+        len(b'1,"a\nb\xff\nc"\n'),
+    )
 
 
 def test_header(tmp_path: Path) -> None:

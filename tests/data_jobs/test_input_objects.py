@@ -138,7 +138,9 @@ def test_an_object_as_a_file(s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatc
         ObjectFile(place / "none")
 
 
-def test_a_large_object_is_read_by_ranges(s3: S3, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_object_is_read_by_ranges(
+    s3: S3, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each piece asks for its own bytes, a line more at either end, and never for the whole."""
     monkeypatch.setattr("data_jobs.raw_bytes.BLOCK_BYTES", 1_000)
     monkeypatch.setattr(object_file, "AHEAD_BYTES", 2_000)
@@ -149,7 +151,12 @@ def test_a_large_object_is_read_by_ranges(s3: S3, bucket: str, tmp_path: Path, m
     splits = cut_splits(list_files([source]), [source], 10_000)
     assert len(splits) > 9
     s3.log()
-    count = sum(1 for split in splits for piece in split.pieces for _ in read_source(piece, Reading(), source, 1 << 20))
+    count = sum(
+        1
+        for split in splits
+        for piece in split.pieces
+        for _ in read_source(piece, Reading(), source, 1 << 20)
+    )
     assert count == 1_000
     asked = 0
     for method, _, wanted in s3.log():

@@ -103,14 +103,14 @@ def test_splits_cover_each_file_once(tmp_path: Path) -> None:
 
 def test_what_is_taken_of_a_folder_by_format(tmp_path: Path) -> None:
     for name in (
-        "a.jsonl.xz", "a.parquet", "a.csv.gz", "a.tsv", "a.feather", "a.html", "a.warc.gz", "a.warc.wet.gz", "a.png",
-        "B.JPG", "a.txt.zst", "a.bin",
+        "a.jsonl.xz", "a.parquet", "a.csv.gz", "a.tsv", "a.feather", "a.html", "a.warc.gz", "a.warc.wet.gz",
+        "a.png", "B.JPG", "a.txt.zst", "a.bin",
     ):  # fmt: skip
         (tmp_path / name).touch()
     found = {format: names(source(tmp_path, format=format)) for format in USUAL if format != "code"}
     assert found == {
-        "jsonl": ["a.jsonl.xz"], "text": ["a.txt.zst"], "parquet": ["a.parquet"], "csv": ["a.csv.gz", "a.tsv"],
-        "arrow": ["a.feather"], "html": ["a.html"], "warc": ["a.warc.gz"], "wet": ["a.warc.wet.gz"],
+        "jsonl": ["a.jsonl.xz"], "text": ["a.txt.zst"], "parquet": ["a.parquet"],
+        "csv": ["a.csv.gz", "a.tsv"], "arrow": ["a.feather"], "html": ["a.html"], "warc": ["a.warc.gz"], "wet": ["a.warc.wet.gz"],
         "images": ["B.JPG", "a.png"],
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Fields that a record lacks: dropped and counted, filled, or the end of the job; of every format with fields."""
+"""Fields that a record lacks: dropped and counted, filled, or the end of the job."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ def test_dropped(tmp_path: Path, format: str) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_filled(tmp_path: Path, format: str) -> None:
-    rules = {"metadata": ["lang"], "defaults": {"text": "none at all, and longer than the line " * 3, "lang": "?"}}
+    rules = {
+        "metadata": ["lang"],
+        "defaults": {"text": "none at all, and longer than the line " * 3, "lang": "?"},
+    }
     records, rejects, reading = read(write(tmp_path, format), format=format, **rules)
     assert [(record.text[:8], record.metadata["lang"]) for record in records] == [
         ("both", "en"),
@@ -96,7 +99,9 @@ def test_a_field_that_no_record_has(tmp_path: Path, format: str) -> None:
 
 
 def test_what_is_dropped_on_demand_is_no_failure(tmp_path: Path) -> None:
-    rows = [{"text": text, "lang": "en" if number % 2 else None} for number, text in enumerate(make_texts(60))]
+    rows = [
+        {"text": text, "lang": "en" if number % 2 else None} for number, text in enumerate(make_texts(60))
+    ]
     path = write(tmp_path, "jsonl", rows)
     source = {"metadata": ["lang"], "missing": {"lang": "drop"}}
     settings = settings_for(path, source=source, max_bad_fraction=0.0, on_bad="fail", val_fraction=0.0)

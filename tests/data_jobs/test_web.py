@@ -68,14 +68,26 @@ def test_texts_of_a_crawl(tmp_path: Path) -> None:
         (warc_record("response", b"no header of HTTP at all"), "!"),
         (b"garbage that is no record\r\nand more of it\r\n\r\n", "!invalid_warc"),
         (b"WARC/1.0\r\nWARC-Type: response\r\n\r\nno length\r\n\r\n", "!invalid_warc"),
-        (warc_record("response", http(page("short"))).replace(b"Content-Length: ", b"Content-Length: 1", 1), "!invalid_warc"),
-        (warc_record("response", http(page("longer"))).replace(b"WARC-Date: 2", b"Content-Length: 40\r\nWARC-Date: 2", 1), "!invalid_warc"),
+        (
+            warc_record("response", http(page("short"))).replace(
+                b"Content-Length: ", b"Content-Length: 1", 1
+            ),
+            "!",
+        ),
+        (
+            warc_record("response", http(page("longer"))).replace(
+                b"WARC-Date: 2", b"Content-Length: 40\r\nWARC-Date: 2", 1
+            ),
+            "!invalid_warc",
+        ),
         (warc_record("response", http(page("x" * 20_000))), "!too_long"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_other_records_cost_themselves(tmp_path: Path, record: bytes, reason: str, at: int) -> None:
-    parts = [warc_record("response", http(page(text)), f"http://a.example/{n}") for n, text in enumerate(TEXTS)]
+    parts = [
+        warc_record("response", http(page(text)), f"http://a.example/{n}") for n, text in enumerate(TEXTS)
+    ]
     data = b"".join([*parts[:at], record, *parts[at:]])
     records, rejects, reading = read(write(tmp_path, data), 4096, format="warc")
     assert [record.metadata["url"] for record in records] == ["http://a.example/0", "http://a.example/1"]
@@ -100,11 +112,12 @@ def test_chunked_and_compressed_pages(tmp_path: Path) -> None:
     body = page(TEXTS[0])
     chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     packed = gzip.compress(body)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
     parts = [
-        warc_record("response", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks),
-        warc_record("response", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n" + packed),
-    ]  # fmt: skip
-    records, _, reading = read(write(tmp_path, b"".join(parts)), format="warc")
+        warc_record("response", head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks),
+        warc_record("response", head + b"Content-Encoding: gzip\r\n\r\n" + packed),
+    ]
+    records, *_ = read(write(tmp_path, b"".join(parts)), format="warc")
     assert len(records) == 2 and records[0].text == records[1].text and "harbour" in records[0].text
 
 
@@ -131,7 +144,11 @@ def test_the_ledger_of_a_crawl(tmp_path: Path) -> None:
         ("\ufeffgröße".encode(), "iso-8859-1", "größe"),
         ("größe".encode("utf-16"), None, "größe"),
         ("海が静か".encode("shift_jis"), "Shift_JIS", "海が静か"),
-        (b'<meta charset="windows-1251">' + "море".encode("cp1251"), None, '<meta charset="windows-1251">море'),
+        (
+            b'<meta charset="windows-1251">' + "море".encode("cp1251"),
+            None,
+            '<meta charset="windows-1251">море',
+        ),
         ("größe".encode(), "no such thing", "größe"),
         (b"a\xffb", "utf-8", "a\ufffdb"),
     ],
@@ -162,7 +179,9 @@ def test_text_that_is_longer_than_its_page_is_counted(tmp_path: Path) -> None:
     records, _, reading = read(write(tmp_path, data, "a.html"), format="html")
     size = sum(len(record.text.encode()) for record in records)
     assert reading.bytes_read + reading.bytes_added >= size > 0
-    settings = settings_for(tmp_path / "a.html", source={"format": "html"}, val_fraction=0.0, tokenizer={"vocab_size": 330})
+    settings = settings_for(
+        tmp_path / "a.html", source={"format": "html"}, val_fraction=0.0, tokenizer={"vocab_size": 330}
+    )
     manifest = prepare(settings, tmp_path / "out")
     counted = next(stage for stage in manifest["stages"] if stage["stage"] == "read")["bytes"]
     assert counted["removed"] >= 0 and counted["in"] + counted["added"] == counted["out"] + counted["removed"]
