@@ -8,12 +8,26 @@ from __future__ import annotations
 
 import codecs
 import importlib.util
+import re
 from collections.abc import Iterator
 
 from cluster.errors import UserError
+from data_jobs.missing import Unusable
 from data_jobs.raw_bytes import DamagedFile, Piece, Reading, read_blocks
 from data_jobs.records import Place, Record, Reject, rejected
 from data_jobs.source_settings import SourceSettings
+
+MAX_BYTES = 16 << 20
+"""Of a page: a crawl keeps about one MiB of each."""
+MAX_DEPTH = 2000
+"""Elements inside of each other. Browsers stop at 512; extraction takes a time that grows with the square."""
+_TAG = re.compile(rb"<(/?)([a-zA-Z][^\s/>]*)")
+# What is not closed by its own tag, or not nested by the parser however often it is opened.
+_FLAT = frozenset(
+    b"area base br col embed hr img input link meta param source track wbr "
+    b"p li dt dd tr td th thead tbody tfoot colgroup caption option optgroup rt rp html head body "
+    b"a b big code em font i nobr s small strike strong tt u".split()
+)
 
 
 def check_extractor(source: SourceSettings) -> None:
@@ -26,7 +40,14 @@ def check_extractor(source: SourceSettings) -> None:
 
 
 def page_text(data: bytes, charset: str | None, extractor: str) -> str:
-    """The main text of a page; empty where it has none. `charset`: what came with it, if anything did."""
+    """The main text of a page; empty where it has none. `charset`: what came with it, if anything did.
+
+    Raises Unusable where it is too long or nested too deeply to be taken apart.
+    """
+    if len(data) > MAX_BYTES:
+        raise Unusable("too_long", f"the page has {len(data):,} bytes")
+    if (depth := depth_of(data)) > MAX_DEPTH:
+        raise Unusable("too_nested", f"{depth:,} elements inside of each other")
     html = decode_page(data, charset)
     if extractor == "trafilatura":
         import trafilatura
@@ -39,6 +60,18 @@ def page_text(data: bytes, charset: str | None, extractor: str) -> str:
     return text.encode("utf-8", "replace").decode()  # no half of a surrogate pair
 
 
+def depth_of(data: bytes) -> int:
+    """How many elements stand inside of each other at most; an estimate, 0 where it cannot be `MAX_DEPTH`."""
+    if data.count(b"<") - data.count(b"</") <= MAX_DEPTH:
+        return 0
+    depth = most = 0
+    for closing, name in _TAG.findall(data):
+        if name.lower() not in _FLAT:
+            depth = max(0, depth - 1) if closing else depth + 1
+            most = max(most, depth)
+    return most
+
+
 def decode_page(data: bytes, charset: str | None) -> str:
     """A page's bytes as text: by its byte order mark, what came with it, UTF-8, what it says, or a guess.
 
@@ -46,13 +79,13 @@ def decode_page(data: bytes, charset: str | None) -> str:
     """
     from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
-    for mark, name in (
+    for mark, codec in (
         (codecs.BOM_UTF8, "utf-8"),
         (codecs.BOM_UTF16_LE, "utf-16-le"),
         (codecs.BOM_UTF16_BE, "utf-16-be"),
     ):
         if data.startswith(mark):
-            return data[len(mark) :].decode(name, "replace")
+            return data[len(mark) :].decode(codec, "replace")
     name: str | None
     if charset and _is_known(charset):
         name = map_encoding_to_html5(charset)
@@ -83,7 +116,11 @@ def read_page(
     if size > 4 * max_bytes:
         yield rejected("too_long", f"the page has {size:,} bytes", place, size, parts[0] if parts else b"")
         return
-    text = page_text(b"".join(parts), None, source.extractor)
+    try:
+        text = page_text(b"".join(parts), None, source.extractor)
+    except Unusable as problem:
+        yield rejected(problem.reason, problem.detail, place, size, parts[0])
+        return
     reading.bytes_added += max(0, len(text.encode()) - size)
     yield Record(text, place, size, {"path": piece.name})
 
@@ -91,6 +128,6 @@ def read_page(
 def _is_known(encoding: str) -> bool:
     try:
         codecs.lookup(encoding)
-    except LookupError:
+    except (LookupError, ValueError):
         return False
     return True

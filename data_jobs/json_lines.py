@@ -19,8 +19,8 @@ def read_json_lines(
 ) -> Iterator[Record | Reject]:
     """The records of a piece.
 
-    What orjson takes is what json takes, but for numbers above 64 bits and floats, of which it makes others. So
-    a line goes the fast way where what is wanted of it is text, whole numbers and truth.
+    What orjson takes is what json takes, but for numbers above 64 bits and floats, of which it makes others.
+    So a line goes the fast way where what is wanted of it is text, whole numbers and truth.
     """
     path, start, text_field, metadata = piece.path, piece.start, rules.text_field, rules.metadata
     loads = orjson.loads
@@ -54,9 +54,9 @@ def read_json_lines(
 
 def _plain_values(value: dict[str, Any], metadata: tuple[str, ...], has_rules: bool) -> dict[str, str] | None:
     """The metadata of an object; None where one of it is not as simple as that."""
-    kept = {}
+    kept: dict[str, str] = {}
     for name in metadata:
-        part = value.get(name)
+        part: Any = value.get(name)
         kind = type(part)
         if kind is str:
             kept[name] = part

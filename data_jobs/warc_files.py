@@ -3,7 +3,8 @@
 Of a WARC file the HTML pages with status 200 are documents, of a WET file the `conversion` records. All
 other records are counted and left out, with the reason: `other_record` (requests, metadata and the like),
 `not_html`, `http_status`. What is no record, or says a wrong length, is a reject, and reading goes on at the
-next record. A compressed file is one task: where its members begin is known only to who reads it from the front.
+next record. A compressed file is one task: where its members begin is known only to who reads it from the
+front.
 """
 
 from __future__ import annotations

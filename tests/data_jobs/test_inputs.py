@@ -110,7 +110,8 @@ def test_what_is_taken_of_a_folder_by_format(tmp_path: Path) -> None:
     found = {format: names(source(tmp_path, format=format)) for format in USUAL if format != "code"}
     assert found == {
         "jsonl": ["a.jsonl.xz"], "text": ["a.txt.zst"], "parquet": ["a.parquet"],
-        "csv": ["a.csv.gz", "a.tsv"], "arrow": ["a.feather"], "html": ["a.html"], "warc": ["a.warc.gz"], "wet": ["a.warc.wet.gz"],
+        "csv": ["a.csv.gz", "a.tsv"], "arrow": ["a.feather"],
+        "html": ["a.html"], "warc": ["a.warc.gz"], "wet": ["a.warc.wet.gz"],
         "images": ["B.JPG", "a.png"],
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
-from data_jobs.html_text import decode_page
+from data_jobs.html_text import decode_page, depth_of
 from data_jobs.inputs import list_files
 from data_jobs.missing import is_left_out
 from tests.data_jobs.conftest import make_texts, prepare, read, settings_for, source_of
@@ -81,6 +81,7 @@ def test_texts_of_a_crawl(tmp_path: Path) -> None:
             "!invalid_warc",
         ),
         (warc_record("response", http(page("x" * 20_000))), "!too_long"),
+        (warc_record("response", http(b"<div>" * 2_500)), "!too_nested"),
     ],
 )
 @pytest.mark.parametrize("at", [0, 1, 2])
@@ -170,6 +171,15 @@ def test_html_files(tmp_path: Path) -> None:
     assert reading.bytes_read == record.raw_bytes == (tmp_path / "0.html").stat().st_size
     _, (reject,), _ = read(write(tmp_path, page("x" * 9_000), "long.html"), 1024, format="html")
     assert reject.reason == "too_long"
+
+
+def test_a_page_that_is_nested_without_end_takes_no_time(tmp_path: Path) -> None:
+    _, (reject,), _ = read(write(tmp_path, b"<div>" * 200_000, "a.html"), format="html")
+    assert reject.reason == "too_nested"
+    flat = b"<p>one<br>" * 5_000 + b"<div>x</div>" * 5_000 + b"<b>" * 5_000 + b"text"
+    assert depth_of(flat) <= 1
+    (record,), rejects, _ = read(write(tmp_path, flat, "b.html"), format="html")
+    assert not rejects and "text" in record.text
 
 
 def test_text_that_is_longer_than_its_page_is_counted(tmp_path: Path) -> None:
