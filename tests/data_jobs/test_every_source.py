@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from cluster.errors import UserError
 from data_jobs.missing import is_left_out
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for
 from tests.data_jobs.input_files import KINDS, write_source
@@ -106,3 +107,36 @@ def test_the_same_documents_give_the_same_corpus_in_every_format(tmp_path: Path)
             )["corpus_id"]
         )
     assert len(ids) == 1
+
+
+DAMAGE = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(damage=[(0.999, 0)], keep=1.0)
+@example(damage=[(0.5, 255)], keep=0.7)
+@given(damage=DAMAGE, keep=st.sampled_from([1.0, 1.0, 0.9, 0.4]))
+def test_of_damaged_files_too_and_however_they_are_cut(
+    tmp_path: Path, corpus_folder: Path, kind: str, damage: list[tuple[float, int]], keep: float
+) -> None:
+    texts = [text.replace("\n", " ") for text in make_texts(40, 13)]
+    found = []
+    for size in (1 << 30, 1_500):
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        said = write_source(tmp_path / "in", kind, texts)
+        for file in (tmp_path / "in").iterdir():
+            data = bytearray(file.read_bytes())
+            for at, byte in damage:
+                data[int(at * len(data))] = byte
+            file.write_bytes(data[: int(keep * len(data))])
+        wanted = settings_for(
+            "unused", source=said, val_fraction=0.0, max_bad_fraction=1.0, split_bytes=size,
+            tokenizer={"path": str(corpus_folder / "tokenizer")},
+        )  # fmt: skip
+        try:
+            check_ledger(prepare(wanted, tmp_path / "out"))
+            found.append(fingerprint(tmp_path / "out"))
+        except UserError as error:  # nothing was left; it says how much was read
+            found.append({"error": str(error).encode()})
+    assert found[0] == found[1]

@@ -11,7 +11,7 @@ from cluster.errors import RunError, UserError
 from cluster.object_file import ObjectFile
 from cluster.places import ObjectPath
 from data_jobs.inputs import cut_splits, list_files
-from data_jobs.raw_bytes import Reading
+from data_jobs.raw_bytes import Reading, stamp_of
 from data_jobs.settings import fixed_settings
 from data_jobs.sources import read_source
 from data_jobs.state import look
@@ -99,6 +99,21 @@ def test_a_change_is_found_and_named(bucket: str, tmp_path: Path) -> None:
     object_.write_bytes(good.replace(b"text 49", b"text 94"))
     with pytest.raises(UserError, match="all.jsonl: not among the files"):
         state()
+
+
+def test_two_versions_of_one_second_and_size_differ(bucket: str) -> None:
+    place = places.at(bucket) / "a"
+    assert isinstance(place, ObjectPath)
+    for _ in range(20):  # until both fall into one second
+        found = []
+        for data in (b"one", b"two"):
+            place.write_bytes(data)
+            assert place.stat() == place.parent.stats()["a"]
+            found.append((place.stat().st_mtime_ns, stamp_of(str(place))))
+        assert found[0][1] != found[1][1]
+        if found[0][0] == found[1][0]:
+            return
+    raise AssertionError("no two in one second")
 
 
 def test_a_service_that_is_not_there_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
