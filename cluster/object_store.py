@@ -63,6 +63,14 @@ class Stat(NamedTuple):
 
     st_size: int
     st_mtime_ns: int
+    etag: str = ""
+    """What the store says that the object holds; empty where it says nothing."""
+
+    @classmethod
+    def of(cls, meta: Any) -> Stat:
+        """Of what obstore says. Times are whole seconds: a listing knows finer ones than a HEAD."""
+        etag = (meta.get("e_tag") or "").strip('"')
+        return cls(meta["size"], int(meta["last_modified"].timestamp()) * 10**9, etag)
 
 
 class Sink(Protocol):
@@ -191,8 +199,7 @@ class ObjectPath:
         """FileNotFoundError where there is no object of this name."""
         if not self.key:
             raise FileNotFoundError(str(self))
-        head = self._ask("looking at", lambda store, obs: obs.head(store, self.key))
-        return Stat(head["size"], int(head["last_modified"].timestamp() * 1e9))
+        return Stat.of(self._ask("looking at", lambda store, obs: obs.head(store, self.key)))
 
     def iterdir(self) -> Iterator[ObjectPath]:
         """Objects and 'folders' right under this one, by name; none where there is nothing."""
@@ -208,11 +215,15 @@ class ObjectPath:
 
     def sizes(self) -> dict[str, int]:
         """Relative name to size of everything under this one."""
+        return {name: stat.st_size for name, stat in self.stats().items()}
+
+    def stats(self) -> dict[str, Stat]:
+        """Relative name to what is known of everything under this one, from one listing."""
         found = self._ask(
             "listing",
             lambda store, obs: [item for part in obs.list(store, self.key or None) for item in part],
         )
-        return {item["path"][len(self.key) :].lstrip("/"): item["size"] for item in found}
+        return {item["path"][len(self.key) :].lstrip("/"): Stat.of(item) for item in found}
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:

@@ -16,8 +16,9 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeGuard, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeGuard, TypeVar, cast
 
+from cluster.object_file import ObjectFile
 from cluster.object_store import READ_BYTES, ObjectPath, PlaceError, Sink, hasty, parse
 
 Place: TypeAlias = Path | ObjectPath
@@ -122,6 +123,11 @@ def write_with(path: Place, body: Callable[[Sink], T], size: int) -> T:
 def open_read(path: Place) -> BinaryIO:
     """A file to be read from its beginning, as a context manager; an object is read whole."""
     return io.BytesIO(path.read_bytes()) if isinstance(path, ObjectPath) else open(path, "rb")
+
+
+def open_seekable(path: Place) -> BinaryIO:
+    """A file to be read and sought in, as a context manager; of an object only what is read is fetched."""
+    return cast(BinaryIO, ObjectFile(path)) if isinstance(path, ObjectPath) else open(path, "rb")
 
 
 def read_range(path: Place, start: int, length: int) -> bytes:

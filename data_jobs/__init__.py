@@ -1,7 +1,7 @@
 """RAW DATA -> ARROW SHARDS.
 
     recipe ── inputs.py ──> splits (pieces of files)
-      │ clean_task.py    records.py -> cleaning.py -> judging.py     one sorted run of documents a split
+      │ clean_task.py    sources.py -> cleaning.py -> judging.py     one sorted run of documents a split
       │ repeats.py       lines and paragraphs that many share          runs of what is left
       │ decontaminate.py, near_duplicates.py                         a drop bitmap a run
       │ tokenizer_training.py                                        on the first documents of the order

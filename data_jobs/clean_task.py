@@ -12,6 +12,7 @@ from data_jobs.cleaning import Cleaner, cut_text
 from data_jobs.inputs import Split
 from data_jobs.judging import BATCH_BYTES, Dropped, Judge, judge_nothing
 from data_jobs.ledger import Count
+from data_jobs.missing import is_left_out
 from data_jobs.raw_bytes import Piece, Reading
 from data_jobs.records import HEAD_BYTES, Place, Record, Reject
 from data_jobs.rejects import RejectSample
@@ -33,7 +34,8 @@ def clean_split(job: Job) -> dict[str, Any]:
     pieces = [work.read_piece(piece) for piece in split.pieces]
     work.judge_held()
     runs = work.runs.close()
-    work.read.bytes_removed = work.read.bytes_in - sum(work.read.bytes_dropped.values()) - work.read.bytes_out
+    came = work.read.bytes_in + work.read.bytes_added
+    work.read.bytes_removed = came - sum(work.read.bytes_dropped.values()) - work.read.bytes_out
     work.read.check("read")
     work.clean.check("clean")
     return {
@@ -70,6 +72,7 @@ class _CleanSplit:
             else:
                 self.take(item)
         self.read.bytes_in += reading.bytes_read
+        self.read.bytes_added += reading.bytes_added
         return {
             "path": piece.path,
             "start": piece.start,
@@ -80,7 +83,7 @@ class _CleanSplit:
         }
 
     def reject(self, reject: Reject) -> None:
-        if self.settings.on_bad == "fail":
+        if self.settings.on_bad == "fail" and not is_left_out(self.source, reject.reason):
             raise UserError(f"{reject.place}: {reject.reason}: {reject.detail} (corpus.on_bad is fail)")
         self.read.documents_in += 1
         self.read.drop(reject.reason, reject.raw_bytes)

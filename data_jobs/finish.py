@@ -15,10 +15,12 @@ from data_jobs import state
 from data_jobs.inputs import InputFile, Split
 from data_jobs.ledger import Count, chain, total
 from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, Shard, index_bytes, make_manifest
+from data_jobs.missing import is_left_out
 from data_jobs.rejects import RejectSample
 from data_jobs.report import make_report, texts_of_report, write_rejected
 from data_jobs.sentences import rule_of
 from data_jobs.settings import CorpusSettings, metadata_of
+from data_jobs.source_settings import SourceSettings
 from data_jobs.spill_task import token_dtype
 from data_jobs.tokenizer import Tokenizer
 from data_jobs.work import Job, Receipt
@@ -133,10 +135,14 @@ def check_readable(settings: CorpusSettings, splits: Sequence[Split], cleaned: S
     for number, source in enumerate(settings.sources):
         own = [done for split, done in zip(splits, cleaned) if split.source == number]
         count = _total(own, "read")
-        bad = sum(count.documents_dropped.values())
-        allowed = 0.0 if settings.on_bad == "fail" else settings.max_bad_fraction * count.documents_in
-        if bad > allowed:
-            raise UserError(_too_many_bad(settings, source.name, count, own))
+        left_out = {r: n for r, n in count.documents_dropped.items() if is_left_out(source, r)}
+        bad = {r: n for r, n in count.documents_dropped.items() if r not in left_out}
+        records = count.documents_in - sum(left_out.values())  # what was to be left out is none of them
+        allowed = 0.0 if settings.on_bad == "fail" else settings.max_bad_fraction * records
+        if sum(bad.values()) > allowed:
+            raise UserError(_too_many_bad(settings, source.name, records, bad, own))
+        if 0 < count.documents_in == left_out.get("missing_text", 0):
+            raise UserError(_no_text(source, count.documents_in, own))
 
 
 def check_left(settings: CorpusSettings, stages: StageReceipts) -> None:
@@ -146,20 +152,32 @@ def check_left(settings: CorpusSettings, stages: StageReceipts) -> None:
         raise UserError(_nothing_left(settings, counts))
 
 
-def _too_many_bad(settings: CorpusSettings, source: str, count: Count, own: Sequence[Receipt]) -> str:
-    bad = sum(count.documents_dropped.values())
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(count.documents_dropped.items()))
+def _no_text(source: SourceSettings, records: int, own: Sequence[Receipt]) -> str:
+    return (
+        f"source '{source.name}': none of {records:,} records has a text in its field '{source.text_field}'."
+        f"{_fields_seen(own)} Set its text_field"
+    )
+
+
+def _fields_seen(own: Sequence[Receipt]) -> str:
     fields = sorted({name for done in own for name in done["fields"]})
-    seen = f" Fields seen in them: {', '.join(fields)}." if fields else ""
-    one = next(entry for done in own for entry in done["rejects"])
+    return f" Fields seen in them: {', '.join(fields)}." if fields else ""
+
+
+def _too_many_bad(
+    settings: CorpusSettings, source: str, records: int, bad: dict[str, int], own: Sequence[Receipt]
+) -> str:
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(bad.items()))
+    one = next(entry for done in own for entry in done["rejects"] if entry["reason"] in bad)
     limit = (
         "and corpus.on_bad is fail"
         if settings.on_bad == "fail"
         else f"more than corpus.max_bad_fraction = {settings.max_bad_fraction}"
     )
     return (
-        f"source '{source}': {bad:,} of {count.documents_in:,} records cannot be read ({reasons}), "
-        f"{limit}.{seen} One of them: {one['file']}, byte {one['offset']}: {one['detail']}: {one['head']}"
+        f"source '{source}': {sum(bad.values()):,} of {records:,} records cannot be read ({reasons}), "
+        f"{limit}.{_fields_seen(own)} One of them: {one['file']}, byte {one['offset']}: {one['detail']}: "
+        f"{one['head']}"
     )
 
 

@@ -5,27 +5,38 @@ How the input is cut changes no output byte; it only decides how much one task d
 
 from __future__ import annotations
 
-import functools
-import glob
 import itertools
 import os
-import re
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from cluster import places
 from cluster.errors import UserError
-from data_jobs.raw_bytes import Piece, compression
+from data_jobs.folders import find_files
+from data_jobs.raw_bytes import Piece, compression, make_stamp, open_input
 from data_jobs.source_settings import SourceSettings
 
-_USUAL = {
-    "jsonl": ["*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json", "*.json.gz", "*.json.zst", "*.ndjson"],
-    "text": ["*.txt", "*.txt.gz", "*.txt.zst", "*.md", "*.rst"],
+
+def _compressed_too(*patterns: str) -> list[str]:
+    return [pattern + end for pattern in patterns for end in ("", ".gz", ".zst", ".xz")]
+
+
+_IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
+USUAL = {
+    "jsonl": _compressed_too("*.jsonl", "*.json", "*.ndjson"),
+    "text": [*_compressed_too("*.txt"), "*.md", "*.rst"],
     "code": ["*.py"],
+    "parquet": ["*.parquet", "*.pq"],
+    "csv": _compressed_too("*.csv", "*.tsv"),
+    "arrow": _compressed_too("*.arrow", "*.arrows", "*.feather", "*.ipc"),
+    "html": _compressed_too("*.html", "*.htm", "*.xhtml"),
+    "warc": _compressed_too("*.warc"),
+    "wet": _compressed_too("*.wet"),
+    "images": [f"*.{end}" for name in _IMAGES for end in (name, name.upper())],
 }
-NEVER = frozenset([".git", ".hg", ".svn", "__pycache__", "node_modules", "site-packages", "dist-packages"])
+"""The files that are taken under a folder where `include` says nothing."""
 # A small input is cut finer than split_bytes, so that several workers have work: into about this many.
 _AIM_SPLITS = 64
 _SMALLEST_SPLIT = 1 << 20
@@ -42,16 +53,21 @@ class InputFile:
     """Path relative to the source's folder."""
     size: int
     mtime_ns: int
+    etag: str = ""
+    """What an object store says that it holds."""
+
+    @property
+    def stamp(self) -> str:
+        """What tells it from another version of it."""
+        return make_stamp(self.size, self.mtime_ns, self.etag)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pieces of files of one source that one task reads."""
+    """Pieces of files of one source that one task reads; of a file that changed there are others."""
 
     source: int
     pieces: tuple[Piece, ...]
-    stamps: tuple[tuple[int, int], ...]
-    """(size, mtime_ns) of the file of each piece: a file that changed is another split."""
 
     def to_json(self) -> dict[str, Any]:
         """As a task gets it."""
@@ -60,11 +76,7 @@ class Split:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Split:
         """The inverse of `to_json`."""
-        return cls(
-            value["source"],
-            tuple(Piece(**piece) for piece in value["pieces"]),
-            tuple((size, mtime) for size, mtime in value["stamps"]),
-        )
+        return cls(value["source"], tuple(Piece(**piece) for piece in value["pieces"]))
 
 
 def list_files(sources: Sequence[SourceSettings], where: Callable[[str], str] = str) -> list[InputFile]:
@@ -75,145 +87,87 @@ def list_files(sources: Sequence[SourceSettings], where: Callable[[str], str] = 
     found = []
     for number, source in enumerate(sources):
         field = f"corpus.sources.{number}.path"
-        if not _is_there(source):
-            raise UserError(f"{where(field)}: {_absolute(source.path)}: no such file or folder")
-        files = sorted(_files_of(number, source), key=lambda file: (file.name, file.path))
+        if source.format in ("html", "warc"):
+            from data_jobs.html_text import check_extractor
+
+            check_extractor(source)
+        path = _absolute(source.path)
+        hits = find_files(path, source.include or USUAL[source.format], source.exclude)
+        if hits is None:
+            raise UserError(f"{where(field)}: {path}: no such file or folder")
+        files = [
+            # A name that is not UTF-8 is metadata, and metadata is text: its bytes are escaped.
+            InputFile(
+                number,
+                hit.path,
+                hit.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+                hit.size,
+                hit.mtime_ns,
+                hit.etag,
+            )
+            for hit in hits
+        ]
         if not files:
-            what = ", ".join(source.include or _USUAL[source.format])
+            what = ", ".join(source.include or USUAL[source.format])
             raise UserError(
                 f"{where(field)}: no file in {source.path} "
                 f"(looked for {what}{', less exclude' if source.exclude else ''})"
             )
-        found.extend(files)
+        found.extend(sorted(files, key=lambda file: (file.name, file.path)))
     return found
 
 
 def cut_splits(
     files: Sequence[InputFile], sources: Sequence[SourceSettings], split_bytes: int
 ) -> list[Split]:
-    """Splits of about the same size: large plain files by byte ranges, small ones together."""
+    """Splits of about the same size: large files in ranges where they can be cut, small ones together."""
     whole = sum(file.size for file in files)
     size = max(1, min(split_bytes, max(_SMALLEST_SPLIT, whole // _AIM_SPLITS)))
     splits: list[Split] = []
     for number, source in enumerate(sources):
-        held: list[tuple[Piece, tuple[int, int]]] = []
+        held: list[Piece] = []
         held_bytes = 0
         for file in (file for file in files if file.source == number):
             for piece, piece_bytes in _cut_file(file, source, size):
                 if held and held_bytes + piece_bytes > size:
-                    splits.append(_split(number, held))
+                    splits.append(Split(number, tuple(held)))
                     held, held_bytes = [], 0
-                held.append((piece, (file.size, file.mtime_ns)))
+                held.append(piece)
                 held_bytes += piece_bytes
         if held:
-            splits.append(_split(number, held))
+            splits.append(Split(number, tuple(held)))
     return splits
-
-
-def glob_regex(pattern: str) -> str:
-    """A regular expression for one pattern over relative paths with '/'.
-
-    `*` and `?` stay inside a name, `**` crosses folders, `[abc]` is one of; a pattern without '/' is
-    looked for at any depth ('*.py'), one that ends in '/' takes all below ('tests/').
-    """
-    if pattern.endswith("/"):
-        pattern += "**"
-    if "/" not in pattern:
-        pattern = "**/" + pattern
-    out, at = "", 0
-    while at < len(pattern):
-        if pattern.startswith("**/", at):
-            out, at = out + "(?:[^/]+/)*", at + 3
-        elif pattern.startswith("**", at):
-            out, at = out + ".*", at + 2
-        elif pattern[at] == "*":
-            out, at = out + "[^/]*", at + 1
-        elif pattern[at] == "?":
-            out, at = out + "[^/]", at + 1
-        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
-            inside = pattern[at + 1 : end].replace("\\", "\\\\")
-            out, at = out + "[" + ("^" + inside[1:] if inside[0] == "!" else inside) + "]", end + 1
-        else:
-            out, at = out + re.escape(pattern[at]), at + 1
-    return out
-
-
-@functools.lru_cache(maxsize=64)
-def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{glob_regex(pattern)})" for pattern in patterns) or r"(?!)")
-
-
-def _files_of(number: int, source: SourceSettings) -> Iterator[InputFile]:
-    text = _absolute(source.path)
-    path = Path(text)
-    exclude = _matcher(tuple(source.exclude))
-    if path.is_dir():
-        include = _matcher(tuple(source.include or _USUAL[source.format]))
-        for file in _walk(path):
-            name = file.relative_to(path).as_posix()
-            if include.fullmatch(name) and not exclude.fullmatch(name):
-                yield _input_file(number, file, name)
-    elif path.exists():
-        yield _input_file(number, path, path.name)
-    else:
-        root = _fixed_part(text)
-        for hit in glob.iglob(text, recursive=True):
-            file = Path(hit)
-            name = file.relative_to(root).as_posix()
-            if file.is_file() and not exclude.fullmatch(name):
-                yield _input_file(number, file, name)
-
-
-def _is_there(source: SourceSettings) -> bool:
-    """A glob is: what it hits is another question."""
-    path = _absolute(source.path)
-    return os.path.exists(path) or glob.has_magic(path)
 
 
 def _absolute(path: str) -> str:
     """Absolute, because tasks on workers may stand in another folder."""
+    if places.is_remote(path):
+        return str(places.at(path))
     path = path.replace("{stdlib}", sysconfig.get_paths()["stdlib"])
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _fixed_part(pattern: str) -> Path:
-    """The folder before the first name with a wildcard."""
-    parts = Path(pattern).parts
-    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:first])
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be read: {error.strerror}")
-
-    for here, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if name not in NEVER)
-        yield from (Path(here, name) for name in sorted(names))
-
-
-def _input_file(number: int, path: Path, name: str) -> InputFile:
-    try:
-        stat = path.stat()
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    # A name that is not UTF-8 is metadata of source code, and metadata is text: its bytes are escaped.
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return InputFile(number, str(path), name, stat.st_size, stat.st_mtime_ns)
-
-
 def _cut_file(file: InputFile, source: SourceSettings, size: int) -> Iterator[tuple[Piece, int]]:
-    by_line = source.format == "jsonl" or (source.format == "text" and source.per == "line")
-    if not by_line or file.size <= size or compression(file.path):
-        yield Piece(file.path, name=file.name), file.size
+    if file.size <= size or not _can_be_cut(file, source):
+        yield Piece(file.path, name=file.name, stamp=file.stamp), file.size
         return
     count = -(-file.size // size)
     cuts = [file.size * i // count for i in range(count + 1)]
     for start, stop in itertools.pairwise(cuts):
-        yield Piece(file.path, start, None if stop == file.size else stop, file.name), stop - start
+        end = None if stop == file.size else stop
+        yield Piece(file.path, start, end, file.name, file.stamp), stop - start
 
 
-def _split(number: int, held: list[tuple[Piece, tuple[int, int]]]) -> Split:
-    return Split(number, tuple(piece for piece, _ in held), tuple(stamp for _, stamp in held))
+def _can_be_cut(file: InputFile, source: SourceSettings) -> bool:
+    """Lines of plain files, row groups, record batches: what can be found without reading from the front."""
+    match source.format:
+        case "jsonl" | "text":
+            return (source.format == "jsonl" or source.per == "line") and compression(file.path) is None
+        case "parquet":
+            return True
+        case "arrow":
+            from data_jobs.tables import MAGIC
+
+            with open_input(file.path) as opened:
+                return opened.read(len(MAGIC)) == MAGIC
+    return False

@@ -1,4 +1,4 @@
-"""Bytes of an input file, plain or compressed, in blocks of bounded size.
+"""Bytes of an input file, plain or compressed, here or in an object store, in blocks of bounded size.
 
 A range of a plain file owns the lines that begin in it: [start, stop) is moved to [next line start at
 or after start, next line start at or after stop), so that the ranges of a file are its lines, each
@@ -8,31 +8,39 @@ once.
 from __future__ import annotations
 
 import hashlib
-import zlib
-from collections.abc import Generator, Iterator
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
-
+from cluster import places
 from cluster.errors import UserError
+from cluster.places import ObjectPath, PlaceError
+from data_jobs.compressed import HEAD_BYTES, DamagedFile, decompress, kind_of
 
+__all__ = ["DamagedFile"]
 BLOCK_BYTES = 1 << 20
-# What one step of decompression reads: small, because an error loses the output of the step it stands in.
+# What one step of decompression reads.
 _STEP_BYTES = 1 << 14
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A file, or the lines of a plain file that begin in [start, stop)."""
+    """A file, or what of it begins in [start, stop): lines of a plain file, groups of rows of a table."""
 
     path: str
     start: int = 0
     stop: int | None = None
     name: str = ""
     """Path relative to the source's folder: metadata of source code."""
+    stamp: str = ""
+    """What `stamp_of` said when the files were listed; empty: nobody looked."""
+
+    def owns(self, position: int) -> bool:
+        """Whether what begins at this byte is of this piece."""
+        return self.start <= position and (self.stop is None or position < self.stop)
 
 
 @dataclass
@@ -40,23 +48,46 @@ class Reading:
     """What was seen of one piece while it was read."""
 
     bytes_read: int = 0
-    """Decompressed bytes."""
+    """Decompressed bytes; of tables those of the values that were read."""
+    bytes_added: int = 0
+    """By which texts are longer than what they took in the file: text of another encoding, defaults."""
     first_byte: int = 0
     """Where the first line that the piece owns begins."""
     lines: int = 0
     damage: str | None = None
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
-    """Over the piece's bytes as they lie in the file."""
+    """Over the piece's bytes as they lie in the file; of tables over the values that were read."""
 
 
-class DamagedFile(Exception):
-    """A compressed stream that ends early or is not what its checksum says."""
+def stamp_of(path: str) -> str:
+    """What tells a file from another version of it, without reading it. OSError where there is none."""
+    place = places.at(path)
+    if isinstance(place, ObjectPath):
+        stat = place.stat()
+        return make_stamp(stat.st_size, stat.st_mtime_ns, stat.etag)
+    local = place.stat()
+    return make_stamp(local.st_size, local.st_mtime_ns)
+
+
+def make_stamp(size: int, mtime_ns: int, etag: str = "") -> str:
+    """Size, with the store's tag or else the time."""
+    return f"{size} bytes, {etag or mtime_ns}"
+
+
+def open_input(path: str) -> BinaryIO:
+    """The file, to be read and sought in. UserError where it cannot be read."""
+    try:
+        return places.open_seekable(places.at(path))
+    except PlaceError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def compression(path: str | Path) -> str | None:
-    """gzip or zstd by the first bytes of the file (names lie), else None."""
-    with open(path, "rb") as file:
-        return _compression_of(file.read(4))
+    """gzip, zstd or xz by the first bytes of the file (names lie), else None."""
+    with open_input(str(path)) as file:
+        return kind_of(file.read(HEAD_BYTES))
 
 
 def read_blocks(piece: Piece, reading: Reading) -> Iterator[bytes]:
@@ -64,28 +95,67 @@ def read_blocks(piece: Piece, reading: Reading) -> Iterator[bytes]:
 
     Raises DamagedFile after the last good block, UserError where the file cannot be read.
     """
-    try:
-        file = open(piece.path, "rb")  # noqa: SIM115 (closed below; the error must name the file)
-    except OSError as error:
-        raise UserError(f"{piece.path}: cannot be read: {error.strerror}") from None
-    with file:
-        kind = _compression_of(file.read(4))
+    with open_input(piece.path) as file:
+        kind = kind_of(file.read(HEAD_BYTES))
         file.seek(0)
-        if kind is None:
-            blocks = _read_plain(file, piece, reading)
-        else:
-            blocks = _read_compressed(file, kind, reading)
+        blocks = _read_plain(file, piece, reading) if kind is None else _read_compressed(file, kind, reading)
         for block in blocks:
             reading.bytes_read += len(block)
-            if kind is None:
-                reading.digest.update(block)
             yield block
 
 
-def _compression_of(head: bytes) -> str | None:
-    if head.startswith(_GZIP):
-        return "gzip"
-    return "zstd" if head.startswith(_ZSTD) else None
+def text_blocks(piece: Piece, reading: Reading) -> Iterator[bytes]:
+    """`read_blocks` without the byte order mark that a file may begin with."""
+    blocks = read_blocks(piece, reading)
+    head = b""
+    for block in blocks:
+        head += block
+        if len(head) >= len(_BOM):
+            break
+    if reading.first_byte == 0 and head.startswith(_BOM):
+        head, reading.first_byte = head[len(_BOM) :], len(_BOM)
+    if head:
+        yield head
+    yield from blocks
+
+
+class BlockFile(io.RawIOBase):
+    """Blocks as a file that is read from front to back. Damage is its end, and is kept in `damage`."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._held, self._at = b"", 0
+        self.damage: str | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """`size` bytes, fewer at the end alone."""
+        parts, wanted = [], -1 if size is None else size
+        while wanted:
+            if self._at >= len(self._held):
+                try:
+                    self._held, self._at = next(self._blocks, b""), 0
+                except DamagedFile as error:
+                    self.damage, self._held, self._at = str(error), b"", 0
+                if not self._held:
+                    break
+            part = self._held[self._at :] if wanted < 0 else self._held[self._at : self._at + wanted]
+            parts.append(part)
+            self._at += len(part)
+            wanted -= len(part) if wanted > 0 else 0
+        return b"".join(parts)
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def drain(self) -> None:
+        """Read what is left, for the digest."""
+        while self.read(BLOCK_BYTES):
+            pass
 
 
 def _read_plain(file: BinaryIO, piece: Piece, reading: Reading) -> Iterator[bytes]:
@@ -97,6 +167,7 @@ def _read_plain(file: BinaryIO, piece: Piece, reading: Reading) -> Iterator[byte
         if not block:
             return
         start += len(block)
+        reading.digest.update(block)
         yield block
 
 
@@ -115,55 +186,9 @@ def _next_line_start(file: BinaryIO, position: int) -> int:
 
 
 def _read_compressed(file: BinaryIO, kind: str, reading: Reading) -> Iterator[bytes]:
-    """All members or frames of the file one after the other; zeros after the last one are padding."""
-    waiting = b""
-    while True:
-        waiting = waiting or _step(file, reading)
-        if kind == "gzip" and not waiting.strip(b"\0"):
-            if not waiting:
-                return
-            waiting = b""
-            continue
-        if not waiting:
-            return
-        member = _gunzip if kind == "gzip" else _unzstd
-        waiting = yield from member(file, waiting, reading)
+    def step() -> bytes:
+        data = file.read(_STEP_BYTES)
+        reading.digest.update(data)
+        return data
 
-
-def _step(file: BinaryIO, reading: Reading) -> bytes:
-    data = file.read(_STEP_BYTES)
-    reading.digest.update(data)
-    return data
-
-
-def _gunzip(file: BinaryIO, data: bytes, reading: Reading) -> Generator[bytes, None, bytes]:
-    """One gzip member; returns what follows it."""
-    member = zlib.decompressobj(wbits=31)
-    while not member.eof:
-        data = data or _step(file, reading)
-        try:
-            block = member.decompress(data, _STEP_BYTES * 4)  # bounded, so that an error loses little
-        except zlib.error as error:
-            raise DamagedFile(f"gzip: {error}") from None
-        if not data and not block and not member.eof:
-            raise DamagedFile("the gzip stream ends before its end")
-        data = member.unconsumed_tail
-        if block:
-            yield block
-    return member.unused_data
-
-
-def _unzstd(file: BinaryIO, data: bytes, reading: Reading) -> Generator[bytes, None, bytes]:
-    """One Zstandard frame; returns what follows it."""
-    frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-    while not frame.eof:
-        if not data and not (data := _step(file, reading)):
-            raise DamagedFile("the zstd stream ends before its end")
-        try:
-            block = frame.decompress(data)
-        except zstandard.ZstdError as error:
-            raise DamagedFile(f"zstd: {error}") from None
-        data = b""
-        if block:
-            yield block
-    return frame.unused_data
+    return decompress(step, kind)

@@ -14,7 +14,7 @@ from cluster.fields import Settings, free, identity, values_of_kind
 from data_jobs.clean_settings import CleanSettings
 from data_jobs.dedup_settings import DecontaminateSettings, MinhashSettings, RepeatsSettings
 from data_jobs.filter_settings import FilterSettings, fixed_filters
-from data_jobs.source_settings import SourceSettings
+from data_jobs.source_settings import SourceSettings, metadata_fields
 from data_jobs.tokenizer import load_tokenizer
 from data_jobs.tokenizer_settings import TokenizerSettings
 
@@ -41,7 +41,9 @@ class CorpusSettings(Settings):
     seed: int = identity(0, "seed of split and order", ge=0)
     shard_bytes: int = identity(512 * MIB, "target size of a shard's tokens", ge=1)
     max_document_bytes: int = identity(32 * MIB, "longer texts are cut at line ends, and counted", ge=1024)
-    split_bytes: int = free(64 * MIB, "input of one task at most (a compressed file is never cut)", ge=1)
+    split_bytes: int = free(
+        64 * MIB, "input of one task at most; compressed files, CSV and WARC are never cut", ge=1
+    )
     on_bad: Literal["reject", "fail"] = free("reject", "a record that cannot be read: count it, or stop")
     max_bad_fraction: float = free(0.01, "stop when more records than this share cannot be read", ge=0, le=1)
 
@@ -105,7 +107,7 @@ def without_effect(settings: CorpusSettings) -> list[str]:
 
 def metadata_of(source: SourceSettings) -> list[str]:
     """The metadata fields of a source's documents, in the order of their columns."""
-    return ["path"] if source.format == "code" else sorted(set(source.metadata))
+    return metadata_fields(source)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> Sequence[str]:

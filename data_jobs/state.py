@@ -17,14 +17,16 @@ from cluster.errors import UserError
 from cluster.places import ObjectPath, Place, delete_tree, sync_folder, write_json
 from data_jobs.inputs import InputFile
 from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, read_manifest
-from data_jobs.raw_bytes import DamagedFile, Piece, Reading, read_blocks
+from data_jobs.raw_bytes import Piece, Reading
 from data_jobs.settings import differences
-from data_jobs.source_settings import SourceSettings
+from data_jobs.source_settings import SourceSettings, holds_names
+from data_jobs.sources import read_through
 from data_jobs.work import FOLDER
 
 INPUT, REPORT, REPORT_PAGE, REJECTED = "input.json", "report.json", "report.html", "rejected"
 OURS = (MANIFEST, INDEX, SHARDS, TOKENIZER, INPUT, REPORT, REPORT_PAGE, REJECTED, FOLDER)
 _SETTINGS = "settings.json"
+_ANY_BYTES = 1 << 40  # documents are not looked at where a digest alone is wanted
 
 State = Literal["new", "unfinished", "finished"]
 
@@ -114,6 +116,7 @@ def write_input(
             "path": file.path,
             "size": file.size,
             "mtime_ns": file.mtime_ns,
+            "etag": file.etag,
             "cuts": cuts[file.source, file.path],
         }
         for file in files
@@ -141,10 +144,10 @@ def _input_differences(
         old: list[dict[str, Any]] = json.loads((out / INPUT).read_bytes())["files"]
     except (OSError, ValueError, KeyError):
         return []  # a corpus copied without it: nothing is known against it
-    known = Counter((row["source"], row["path"], row["size"], row["mtime_ns"]) for row in old)
+    known = Counter(map(_stamp, old))
     new = []
     for file in files:
-        stamp = (sources[file.source].name, file.path, file.size, file.mtime_ns)
+        stamp = (sources[file.source].name, file.path, file.size, file.mtime_ns, file.etag)
         if known[stamp]:
             known[stamp] -= 1
         else:
@@ -152,9 +155,8 @@ def _input_differences(
     stamps = +known
     left = []
     for row in old:
-        stamp = (row["source"], row["path"], row["size"], row["mtime_ns"])
-        if stamps[stamp]:
-            stamps[stamp] -= 1
+        if stamps[_stamp(row)]:
+            stamps[_stamp(row)] -= 1
             left.append(row)
     found = []
     for file in new:
@@ -170,18 +172,18 @@ def _input_differences(
     ]
 
 
+def _stamp(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["source"], row["path"], row["size"], row["mtime_ns"], row.get("etag", "")
+
+
 def _same_content(row: dict[str, Any], file: InputFile, source: SourceSettings) -> bool:
     if row["source"] != source.name or row["size"] != file.size:
         return False
-    if source.format == "code" and row["name"] != file.name:  # the path is in the shards
+    if holds_names(source) and row["name"] != file.name:  # they are in the shards
         return False
     for cut in row["cuts"]:
         reading = Reading()
-        try:
-            for _ in read_blocks(Piece(file.path, cut["start"], cut["stop"]), reading):
-                pass
-        except DamagedFile:
-            pass
+        read_through(Piece(file.path, cut["start"], cut["stop"]), reading, source, _ANY_BYTES)
         if reading.digest.hexdigest() != cut["digest"]:
             return False
     return True

@@ -59,11 +59,18 @@ def committed(job: Job) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def temporary(folder: str | Path) -> Iterator[Path]:
-    """A new name in a folder for a file that is being written; removed if it still exists afterwards."""
+    """A new name in a folder for a file that is being written; removed if it still exists afterwards.
+
+    An error of the machine that names no file, as those of Arrow, gets the folder's name.
+    """
     os.makedirs(folder, exist_ok=True)
     path = Path(folder) / f".{secrets.token_hex(8)}.tmp"
     try:
         yield path
+    except OSError as error:
+        if error.filename is None and isinstance(error.errno, int):
+            raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
+        raise
     finally:
         path.unlink(missing_ok=True)
 

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
-from data_jobs.inputs import list_files
+from data_jobs.inputs import cut_splits, list_files
 from data_jobs.pipeline import Build
+from data_jobs.raw_bytes import Piece, Reading
+from data_jobs.records import Record, Reject
 from data_jobs.settings import CorpusSettings
+from data_jobs.source_settings import SourceSettings
+from data_jobs.sources import read_source
 from data_jobs.work import run_here
 
 Prepare = Callable[..., dict[str, Any]]
@@ -63,6 +67,30 @@ def fingerprint(out: Path) -> dict[str, bytes]:
     """Every byte that is promised: manifest, index, shards, tokenizer."""
     kept = [out / "manifest.json", out / "index.arrow", *out.glob("shards/*"), *out.glob("tokenizer/*")]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in kept}
+
+
+def source_of(path: Path | str, **fields: Any) -> SourceSettings:
+    """One source."""
+    return SourceSettings.model_validate({"name": "s", "path": str(path), **fields})
+
+
+def read(path: Path, max_bytes: int = 1 << 20, **fields: Any) -> tuple[list[Record], list[Reject], Reading]:
+    """What a whole file gives."""
+    reading = Reading()
+    items = list(read_source(Piece(str(path), name=path.name), reading, source_of(path, **fields), max_bytes))
+    records = [item for item in items if isinstance(item, Record)]
+    return records, [item for item in items if isinstance(item, Reject)], reading
+
+
+def read_cut(source: SourceSettings, split_bytes: int) -> tuple[list[Record | Reject], int, int]:
+    """What a source gives in pieces of that size: items, pieces, bytes."""
+    items, pieces, size = list[Record | Reject](), 0, 0
+    for split in cut_splits(list_files([source]), [source], split_bytes):
+        for piece in split.pieces:
+            reading = Reading()
+            items += read_source(piece, reading, source, 1 << 20)
+            pieces, size = pieces + 1, size + reading.bytes_read
+    return items, pieces, size
 
 
 @pytest.fixture(scope="session")

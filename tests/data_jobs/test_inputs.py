@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import UserError
-from data_jobs.inputs import cut_splits, glob_regex, list_files
+from data_jobs.folders import glob_regex
+from data_jobs.inputs import USUAL, cut_splits, list_files
 from data_jobs.source_settings import SourceSettings
 
 
@@ -98,3 +99,31 @@ def test_splits_cover_each_file_once(tmp_path: Path) -> None:
     for cuts in ranges.values():
         assert cuts[0][0] == 0 and cuts[-1][1] is None
         assert all(one[1] == other[0] for one, other in itertools.pairwise(cuts))
+
+
+def test_what_is_taken_of_a_folder_by_format(tmp_path: Path) -> None:
+    for name in (
+        "a.jsonl.xz", "a.parquet", "a.csv.gz", "a.tsv", "a.feather", "a.html", "a.warc.gz", "a.warc.wet.gz",
+        "a.png", "B.JPG", "a.txt.zst", "a.bin",
+    ):  # fmt: skip
+        (tmp_path / name).touch()
+    found = {format: names(source(tmp_path, format=format)) for format in USUAL if format != "code"}
+    assert found == {
+        "jsonl": ["a.jsonl.xz"], "text": ["a.txt.zst"], "parquet": ["a.parquet"],
+        "csv": ["a.csv.gz", "a.tsv"], "arrow": ["a.feather"],
+        "html": ["a.html"], "warc": ["a.warc.gz"], "wet": ["a.warc.wet.gz"],
+        "images": ["B.JPG", "a.png"],
+    }  # fmt: skip
+
+
+def test_no_format_but_these_is_cut(tmp_path: Path) -> None:
+    cut = set()
+    for format in USUAL:
+        end = "ndjson" if format == "jsonl" else USUAL[format][0].removeprefix("*.")
+        folder = tmp_path / format
+        folder.mkdir()
+        (folder / f"a.{end}").write_bytes(b"ARROW1\0\0" + b"x" * 5_000)
+        found = source(folder, format=format)
+        if len(cut_splits(list_files([found]), [found], 1_000)) > 1:
+            cut.add(format)
+    assert cut == {"jsonl", "parquet", "arrow"}

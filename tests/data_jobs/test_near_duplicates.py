@@ -123,7 +123,7 @@ def test_ledger(tmp_path: Path, stays: list[str]) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", [*TEXTS, TEXTS[0], " "])
     manifest = prepare(settings_for(path, **minhash(), split_bytes=50_000), tmp_path / "out")
     names = [stage["stage"] for stage in manifest["stages"]]
-    assert names == ["read", "clean", "near_duplicates", "encode", "deduplicate"]
+    assert names == ["read", "clean", "filter", "near_duplicates", "encode", "deduplicate"]
     for stage in [*manifest["stages"], manifest["counts"]]:
         for unit, removed in (("documents", 0), ("bytes", stage["bytes"]["removed"])):
             part = stage[unit]

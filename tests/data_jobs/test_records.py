@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
+import json
 from pathlib import Path
 
+import orjson
 import pytest
-import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_jobs.raw_bytes import Piece, Reading
-from data_jobs.records import Record, Reject, read_records
+from data_jobs.records import Record
+from data_jobs.sources import read_source
+from tests.data_jobs.conftest import read, source_of
 
 GOOD = [b'{"text": "good %d"}' % i for i in range(10)]
-
-
-def read(path: Path, **options: object) -> tuple[list[Record], list[Reject], Reading]:
-    reading = Reading()
-    items = list(read_records(Piece(str(path)), reading, **options))  # type: ignore[arg-type]
-    records = [item for item in items if isinstance(item, Record)]
-    return records, [item for item in items if isinstance(item, Reject)], reading
 
 
 @pytest.mark.parametrize(
@@ -83,45 +80,6 @@ def test_empty_file(tmp_path: Path) -> None:
     assert read(tmp_path / "in.jsonl")[:2] == ([], [])
 
 
-def compress(kind: str, data: bytes) -> bytes:
-    if kind == "gz":
-        half = data.index(b"\n", len(data) // 2) + 1
-        return gzip.compress(data[:half]) + gzip.compress(data[half:])  # two members
-    return zstandard.compress(data[:100]) + zstandard.compress(data[100:])
-
-
-@pytest.mark.parametrize("kind", ["gz", "zst"])
-def test_compressed(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / f"in.jsonl.{kind}"
-    data = b"\n".join(GOOD * 5000)
-    path.write_bytes(compress(kind, data) + (b"\0" * 700 if kind == "gz" else b""))
-    records, rejects, reading = read(path)
-    assert len(records) == 50_000 and not rejects and reading.damage is None
-    assert reading.bytes_read == len(data)
-
-
-@pytest.mark.parametrize("kind", ["gz", "zst"])
-@pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_damaged_archive_keeps_what_is_before_the_damage(tmp_path: Path, kind: str, damage: str) -> None:
-    path = tmp_path / f"in.jsonl.{kind}"
-    lines = [b'{"text": "%d %d"}' % (i, i * 7919 % 100_003) for i in range(60_000)]
-    data = b"\n".join(lines) + b"\n"
-    packed = gzip.compress(data) if kind == "gz" else zstandard.compress(data)
-    at = len(packed) * 3 // 4
-    path.write_bytes(
-        packed[:at] if damage == "truncated" else packed[:at] + b"\xff\xff\xff" + packed[at + 3 :]
-    )
-    records, rejects, reading = read(path)
-    assert reading.damage is not None
-    assert rejects[-1].reason == "damaged_file"
-    if damage == "truncated":
-        assert len(rejects) == 1
-    # What stands well before the damage is whole. (zstd loses a block of up to 128 KiB.)
-    sure = 20_000
-    assert [record.text.encode() for record in records[:sure]] == [line[10:-2] for line in lines[:sure]]
-    assert len(records) < len(lines) or damage == "flipped"
-
-
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 50])
 def test_ranges_are_the_lines_each_once(tmp_path: Path, parts: int) -> None:
     path = tmp_path / "in.jsonl"
@@ -131,7 +89,7 @@ def test_ranges_are_the_lines_each_once(tmp_path: Path, parts: int) -> None:
     for n in range(parts):
         reading = Reading()
         piece = Piece(str(path), size * n // parts, None if n == parts - 1 else size * (n + 1) // parts)
-        for item in read_records(piece, reading):
+        for item in read_source(piece, reading, source_of(path), 1 << 20):
             assert isinstance(item, Record)
             texts.append(item.text)
             offsets.append(item.place.offset)
@@ -179,3 +137,45 @@ def test_metadata_is_text(tmp_path: Path) -> None:
     path.write_bytes(b'{"text": "a", "u": "x", "n": 3, "o": {"b": 1, "a": [true]}}\n')
     (record,), _, _ = read(path, metadata=["u", "n", "o", "none"])
     assert record.metadata == {"u": "x", "n": "3", "o": '{"a":[true],"b":1}', "none": ""}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+NUMBERS = [b"-0", b"1" * 30, b"1" * 400, b"1" * 5000, b"1e5", b"0.1", b"NaN", b"01", b"+1", b"1."]
+
+
+def _line(value: object, ascii: bool) -> bytes:
+    return json.dumps(value, ensure_ascii=ascii).encode("utf-8", "surrogatepass")
+
+
+OBJECTS = st.fixed_dictionaries({}, optional={"text": JSON, "m": JSON, "n": JSON, "other": JSON})
+LINES = st.lists(
+    st.one_of(
+        st.builds(_line, OBJECTS | JSON, st.booleans()),
+        st.sampled_from(NUMBERS).map(lambda number: b'{"text": "a", "m": %s}' % number),
+        st.binary(max_size=20),
+    ),
+    max_size=5,
+)
+
+
+RULES = [{}, {"missing": {"m": "drop"}, "defaults": {"n": "-"}}, {"defaults": {"text": "-"}}]
+
+
+@given(LINES, st.sampled_from(RULES))
+def test_the_fast_parser_gives_what_the_other_gives(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], rules: dict[str, object]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    fast = read(path, metadata=["m", "n"], **rules)[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(orjson, "loads", _refuses)
+        assert read(path, metadata=["m", "n"], **rules)[:2] == fast
+
+
+def _refuses(data: bytes) -> None:
+    raise ValueError
