@@ -21,7 +21,7 @@ class WordList:
     """A list, ready to be looked for."""
 
     def __init__(self, entries: Sequence[str]) -> None:
-        from data_jobs.word_kernels import core_hashes, phrase_hashes
+        from data_jobs.list_kernels import core_hashes, phrase_hashes
 
         forms = {form for entry in entries for form in _forms(entry)}
         scan = Scanner().scan(sorted(forms))
@@ -47,7 +47,7 @@ class WordList:
 
     def count(self, scan: Scan) -> npt.NDArray[np.int64]:
         """How many places of each document an entry begins at."""
-        from data_jobs.word_kernels import core_hashes, count_phrases
+        from data_jobs.list_kernels import core_hashes, count_phrases
 
         cores = core_hashes(scan.data, scan.word_bounds, scan.table)
         return count_phrases(cores, scan.word_offsets, self._firsts, self._wholes, self._longest)
