@@ -26,7 +26,7 @@ def clean_split(job: Job) -> dict[str, Any]:
     work = _CleanSplit(settings, split, job["folder"])
     pieces = [work.read_piece(piece) for piece in split.pieces]
     runs = work.runs.close()
-    work.read.bytes_removed = work.read.bytes_in - sum(work.read.bytes_dropped.values()) - work.read.bytes_out
+    work.read.change(work.read.bytes_in - sum(work.read.bytes_dropped.values()), work.read.bytes_out)
     work.read.check("read")
     work.clean.check("clean")
     return {
@@ -90,7 +90,10 @@ class _CleanSplit:
         self.clean.documents_in += 1
         self.clean.bytes_in += size
         rules = self.settings.clean
-        text = clean_text(record.text, rules.form, rules.control_characters)
+        if self.source.format == "images":  # pixels are no text, and every one stays
+            text = record.text
+        else:
+            text = clean_text(record.text, rules.form, rules.control_characters)
         if not text:
             self.clean.drop("empty", size)
             self.note("empty", "nothing but blanks", record.place, repr(record.text[:HEAD_BYTES])[1:-1])

@@ -24,6 +24,7 @@ _USUAL = {
     "jsonl": ["*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json", "*.json.gz", "*.json.zst", "*.ndjson"],
     "text": ["*.txt", "*.txt.gz", "*.txt.zst", "*.md", "*.rst"],
     "code": ["*.py"],
+    "images": ["*.png", "*.jpg", "*.jpeg", "*.webp", "*.gif", "*.bmp", "*.tif", "*.tiff", "*.ppm", "*.pgm"],
 }
 NEVER = frozenset([".git", ".hg", ".svn", "__pycache__", "node_modules", "site-packages", "dist-packages"])
 # A small input is cut finer than split_bytes, so that several workers have work: into about this many.

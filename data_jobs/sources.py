@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from data_jobs.pixels import read_image
 from data_jobs.raw_bytes import Piece, Reading
 from data_jobs.records import Record, Reject, read_records
 from data_jobs.source_settings import SourceSettings
@@ -13,6 +14,8 @@ def read_source(
     piece: Piece, reading: Reading, source: SourceSettings, max_bytes: int
 ) -> Iterator[Record | Reject]:
     """Records and counted rejects of a piece; texts above `max_bytes` come in cuts."""
+    if source.format == "images":
+        return read_image(piece, reading, source, max_bytes)
     return read_records(
         piece,
         reading,
