@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_jobs import sample_shares as shares_file
-from data_jobs.inputs import cut_splits, list_files
+from data_jobs.sample import training_texts
 from data_jobs.sample_shares import sample_shares, weighted_texts
 from data_jobs.settings import CorpusSettings
 from tests.data_jobs.conftest import make_texts, prepare, write_jsonl
@@ -69,16 +68,22 @@ def test_the_sample_follows_the_weights_and_not_the_cut(
         size = sum(len(text.encode()) for text in one)
         of_english = sum(len(text.encode()) for text in one if "。" not in text)
         assert size <= 9_000 and of_english / size == pytest.approx(share, abs=0.02)
-    assert shares_file.weighted_texts is weighted_texts
 
 
-def test_without_weights_it_is_the_first_of_one_order(tmp_path: Path) -> None:
+def test_without_weights_it_is_the_first_of_one_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_for(tmp_path)
-    assert len(cut_splits(list_files(settings.sources), settings.sources, 1 << 20)) == 2
-    manifests = [prepare(settings, tmp_path / "plain")]
-    same = {"en": 1.0, "zh": 1.0}
-    manifests.append(prepare(settings_for(tmp_path, **same), tmp_path / "even"))
-    assert manifests[0]["tokenizer"]["fingerprint"] != manifests[1]["tokenizer"]["fingerprint"]
+    asked: list[int] = []
+
+    def watch(runs: Any, sample_bytes: int) -> list[str]:
+        asked.append(sample_bytes)
+        return training_texts(runs, sample_bytes)
+
+    monkeypatch.setattr("data_jobs.sample_shares.training_texts", watch)
+    prepare(settings, tmp_path / "plain")
+    prepare(settings_for(tmp_path, en=1.0, zh=2.0), tmp_path / "weighted")
+    assert asked == [9_000, 3_000, 6_000]
 
 
 def test_the_report_says_how_the_tokenizer_fits_each_source(tmp_path: Path) -> None:
