@@ -8,8 +8,8 @@
       └ manifest.py      index.arrow, tokenizer/, rejected/, report.json, and last of all manifest.json
 
 `pipeline.py` owns this flow, `work.py` what is done of it, `ray_splits.py` where it runs. Readers of the
-result enter by `open_corpus`. Images go the same way: `pixels.py` reads them, `tokenizer_pixels.py` makes tokens
-of them.
+result enter by `open_corpus`. Images go the same way: `pixels.py` reads them, `tokenizer_pixels.py` makes
+tokens of them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ Colors = npt.NDArray[np.uint8]
 
 
 def palette_of(pixels: Colors, colors: int, seed: int) -> Colors:
-    """At most so many colours [n, channels] for pixels [N, channels], in order; fewer where there are fewer."""
+    """At most so many colours [n, channels], in order, for pixels [N, channels]; all where they are fewer."""
     kinds, counts = np.unique(_some_of(pixels, seed), axis=0, return_counts=True)
     if len(kinds) <= colors:
         return kinds
@@ -64,7 +64,7 @@ def _some_of(pixels: Colors, seed: int) -> Colors:
 def _first_centers(
     points: npt.NDArray[np.float32], weights: npt.NDArray[np.float64], colors: int, seed: int
 ) -> npt.NDArray[np.float32]:
-    """k-means++ (Arthur and Vassilvitskii 2007): each next one drawn by its squared distance to the others."""
+    """k-means++ (Arthur and Vassilvitskii 2007): each is drawn by its squared distance to those before."""
     chosen: list[int] = []
     distance = np.ones(len(points))
     for number in range(colors):

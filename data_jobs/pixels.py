@@ -85,6 +85,15 @@ def _matrix(image: PillowImage, size: tuple[int, int], channels: int) -> npt.NDA
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB" if channels == 3 else "L")
     height, width = size
-    if image.size != (width, height):  # the middle of it in this shape
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    if image.size != (width, height):
+        image = image.crop(_middle(image.size, (width, height)))
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image).reshape(height, width, channels)
+
+
+def _middle(given: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest part of this shape in the middle of an image: left, top, right, bottom."""
+    width = min(given[0], max(1, round(given[1] * wanted[0] / wanted[1])))
+    height = min(given[1], max(1, round(given[0] * wanted[1] / wanted[0])))
+    left, top = (given[0] - width) // 2, (given[1] - height) // 2
+    return left, top, left + width, top + height

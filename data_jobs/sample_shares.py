@@ -12,7 +12,7 @@ from data_jobs.source_settings import SourceSettings
 def sample_shares(
     weights: Sequence[float | None], train_bytes: Sequence[int], sample_bytes: int
 ) -> list[int] | None:
-    """Bytes of the sample for each source, at least 1 where it has any text; None where no source has a weight.
+    """Bytes of the sample for each source, at least 1 where it has text; None where no source has a weight.
 
     As in a mixture: a source without a weight beside others that have one counts with its share of the bytes.
     """

@@ -112,12 +112,10 @@ def _is_initial(data: Array, start: int, point: int, kinds: Array) -> bool:
     return kinds[code] & BLANK != 0
 
 
-@njit(
-    "int64(uint8[::1], int64[::1], boolean, uint8[::1], int64[::1], int64[::1])", cache=True, nogil=True
-)
+@njit("int64(uint8[::1], int64[::1], boolean, uint8[::1], int64[::1], int64[::1])", cache=True, nogil=True)
 def find_ends(
     data: Array, bounds: Array, is_code: bool, kinds: Array, ends: Array, end_bounds: Array
-) -> int:
+) -> np.int64:
     """Write the ends of all sentences, each in the bytes of its text, and at which each text begins.
 
     Returns how many there are; `ends` needs room for one for each byte.

@@ -93,8 +93,8 @@ def images_problem(sources: Sequence[SourceSettings], max_document_bytes: int) -
     needed = 2 * first.size[0] * first.size[1] * first.channels  # a byte from 128 on takes two in UTF-8
     if needed > max_document_bytes:
         return (
-            f"an image of size {list(first.size)} with {first.channels} channels takes up to {needed:,} bytes, "
-            f"max_document_bytes is {max_document_bytes:,}: raise it"
+            f"an image of size {list(first.size)} with {first.channels} channels takes up to {needed:,} "
+            f"bytes, max_document_bytes is {max_document_bytes:,}: raise it"
         )
     return None
 

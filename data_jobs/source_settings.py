@@ -16,8 +16,8 @@ class SourceSettings(Settings):
     path: str = free(help="file, folder or glob; {stdlib} is the running Python's standard library")
     format: Literal["jsonl", "text", "code", "images"] = identity(
         "jsonl",
-        "jsonl: an object a line; text: prose; code: source code, a file a document; images: a file an image, "
-        "as pixels (all also .gz, .zst)",
+        "jsonl: an object a line; text: prose; code: source code, a file a document; images: a file an "
+        "image, as pixels (all also .gz, .zst)",
     )
     text_field: str = identity("text", "jsonl: the field that holds the text")
     per: Literal["file", "line"] = identity("file", "text: what is one document")

@@ -92,9 +92,7 @@ def _encode(
     ]
 
 
-def _are_whole(
-    tokens: TokenColumn, sizes: npt.NDArray[np.int64], eos: int
-) -> npt.NDArray[np.bool_]:
+def _are_whole(tokens: TokenColumn, sizes: npt.NDArray[np.int64], eos: int) -> npt.NDArray[np.bool_]:
     """Which documents have tokens that can stand in a shard.
 
     eos may stand at a document's end alone, and tokens must give the text's bytes back; of a tokenizer that

@@ -5,6 +5,7 @@ What is done to a corpus is done to a batch at once, by kernels over such arrays
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -36,7 +37,9 @@ class TextColumn(NamedTuple):
     def of_texts(cls, texts: Sequence[str]) -> TextColumn:
         """The column of some texts."""
         parts = [text.encode() for text in texts]
-        return cls(np.frombuffer(bytearray(b"".join(parts)), np.uint8), bounds_of(map(len, parts), len(parts)))
+        return cls(
+            np.frombuffer(bytearray(b"".join(parts)), np.uint8), bounds_of(map(len, parts), len(parts))
+        )
 
     @property
     def sizes(self) -> Ints:
@@ -46,7 +49,7 @@ class TextColumn(NamedTuple):
     def texts(self) -> list[str]:
         """Each text as a string."""
         data, bounds = self.data.tobytes(), self.bounds.tolist()
-        return [data[start:stop].decode() for start, stop in zip(bounds, bounds[1:])]
+        return [data[start:stop].decode() for start, stop in itertools.pairwise(bounds)]
 
     def take(self, rows: npt.NDArray[np.bool_]) -> TextColumn:
         """The texts of these rows."""
@@ -70,7 +73,7 @@ class TokenColumn(NamedTuple):
     def lists(self) -> list[npt.NDArray[np.uint32]]:
         """The ids of each text."""
         bounds = self.bounds.tolist()
-        return [self.ids[start:stop] for start, stop in zip(bounds, bounds[1:])]
+        return [self.ids[start:stop] for start, stop in itertools.pairwise(bounds)]
 
     def take(self, rows: npt.NDArray[np.bool_]) -> TokenColumn:
         """The tokens of these texts."""

@@ -17,7 +17,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ NEWLINES = [
     *("\n" + "\t" * depth for depth in range(1, 5)),
     "\t",
 ]
-# From so much text on a cache of words is made: reading the vocabulary for it and loading numba take their time.
+# From so much text on a cache of words is made: reading the vocabulary for it and loading numba take time.
 _CACHE_FROM = 1 << 16
 
 
@@ -201,7 +201,7 @@ class SentencePieceTokenizer(Tokenizer):
         encoded = iter(self._by_library([part for some in parts for part in some]))
         found = []
         for some in parts:
-            ids = [next(encoded)]
+            ids: list[npt.NDArray[Any]] = [next(encoded)]
             for _ in some[1:]:
                 ids += [self._space_ids, next(encoded)]
             found.append(np.concatenate(ids).astype(np.uint32))

@@ -15,7 +15,7 @@ from data_jobs.tokenizer_training import train_tokenizer
 
 
 def make_tokenizer(settings: CorpusSettings, runs: Sequence[tuple[int, dict[str, Any]]]) -> Tokenizer:
-    """`runs`: (number of the source, run of cleaned documents). UserError where what is given does not fit."""
+    """`runs`: (number of the source, run of its documents). UserError where what is given does not fit."""
     wanted = settings.tokenizer
     images = [source for source in settings.sources if source.format == "images"]
     if wanted.path is not None:

@@ -85,8 +85,8 @@ class PixelTokenizer(Tokenizer):
             values = np.zeros(1, np.uint8)
         if len(values) % (self.channels * self.pixels):
             raise UserError(
-                f"a text of {len(text)} characters is no image of {self.size[0]} x {self.size[1]} pixels: this "
-                "tokenizer is for corpora of images"
+                f"a text of {len(text)} characters is no image of {self.size[0]} x {self.size[1]} pixels: "
+                "this tokenizer is for corpora of images"
             )
         return values
 

@@ -8,8 +8,8 @@ from cluster.fields import Settings, free, identity
 
 
 class TokenizerSettings(Settings):
-    """A SentencePiece model with byte fallback, trained on this corpus; of images, the values of a pixel; or a
-    tokenizer that is there.
+    """A SentencePiece model with byte fallback, trained on this corpus; of images, the values of a pixel; or
+    a tokenizer that is there.
     """
 
     path: str | None = free(

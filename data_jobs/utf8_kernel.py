@@ -12,7 +12,7 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True)
-def code_at(data: npt.NDArray[np.uint8], at: int) -> tuple[int, int]:
+def code_at(data: npt.NDArray[np.uint8], at: int) -> tuple[np.int64, int]:
     """The code point that begins at a byte, and where the next one begins."""
     first = np.int64(data[at])
     if first < 0x80:

@@ -16,7 +16,16 @@ import numpy.typing as npt
 from data_jobs.text_column import Ints, TextColumn, TokenColumn
 from data_jobs.word_cuts import Cuts
 from data_jobs.word_kernels import (
-    ARENA_FULL, COUNT, DONE, ENTRIES, NEEDED, TABLE_FULL, USED, fill_table, gather, look_up,
+    ARENA_FULL,
+    COUNT,
+    DONE,
+    ENTRIES,
+    NEEDED,
+    TABLE_FULL,
+    USED,
+    fill_table,
+    gather,
+    look_up,
 )  # fmt: skip
 
 Ids = npt.NDArray[np.uint32]
@@ -24,9 +33,9 @@ Ids = npt.NDArray[np.uint32]
 CACHE_BYTES = 128 << 20
 """Most that is remembered before a batch; a full cache starts anew."""
 _ENTRY_BYTES = 40  # of tables for each unit, at most
-_FIRST_ENTRIES = 1 << 15
+_FIRST_ENTRIES = 1 << 14
 _UNITS_A_CALL = 1 << 16
-# Text of one call of SentencePiece: a call a word costs more, and one for all keeps too long a queue of joins.
+# Text of one call of SentencePiece: a call a word costs more, one for all keeps too long a queue of joins.
 _CALL_BYTES = 1 << 13
 
 

@@ -1,17 +1,17 @@
 """Where a text can be cut so that the tokens of its parts are those of the whole: read off a vocabulary.
 
 Byte-pair encoding (Sennrich et al. 2016; SentencePiece's form of it: Kudo and Richardson 2018) begins with
-characters and joins two neighbours only into an entry. So between two characters that stand side by side in no
-entry, no join ever reaches across, and joins on one side do not hang on those of the other: SentencePiece takes
-the best join first, the leftmost of equals, and that order inside a part is the same with and without the rest.
-In all vocabularies that we train such a place is before each run of blanks that follows a word, between words
-and punctuation, and around each line end.
+characters and joins two neighbours only into an entry. So between two characters that stand side by side in
+no entry, no join ever reaches across, and joins on one side do not hang on those of the other: SentencePiece
+takes the best join first, the leftmost of equals, and that order inside a part is the same with and without
+the rest. In the vocabularies that we train such places are before the blanks that follow a word, between a
+word and punctuation, around each line end, and wherever else two characters are strangers.
 
 Fixed entries (user-defined symbols: line ends with their indentation) are found before any join, from left to
 right, the longest first, and are never joined: cut before and after each.
 
-The law is exact for byte-pair encoding alone. A unigram adds up scores along the whole text, in floats, so that
-which of two equal cuts wins may hang on what stood before.
+The law is exact for byte-pair encoding alone. A unigram adds up scores along the whole text, in floats, so
+that which of two equal cuts wins may hang on what stood before.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Cuts:
     fixed: dict[str, int]
     """Fixed entries, blanks as blanks, to their ids."""
     separator: tuple[int, int] | None
-    """A byte that is a fixed entry, and its id, which may be put after any text without changing its tokens."""
+    """A byte that is a fixed entry, and its id, which may follow any text without changing its tokens."""
 
     @property
     def pair_shift(self) -> int:
@@ -65,7 +65,9 @@ def cuts_of(model: ModelFile) -> Cuts | None:
         model.algorithm != "bpe"
         or not model.takes_text_as_it_is
         or not model.byte_fallback  # else neighbours without an entry are one unknown token
-        or any(kind == UNUSED for _, kind in model.pieces)  # those are taken apart by how they were first made
+        or any(
+            kind == UNUSED for _, kind in model.pieces
+        )  # those are taken apart by how they were first made
         or any(" " in text for text in texts)
     ):
         return None
@@ -81,9 +83,7 @@ def cuts_of(model: ModelFile) -> Cuts | None:
         text.replace(SPACE, " "): token for token, (text, kind) in enumerate(model.pieces) if kind == FIXED
     }
     starts, classes, trie, ends = _tree(text.encode() for text in fixed)
-    return Cuts(
-        ascii_pairs, _hash_set(wide), starts, classes, trie, ends, fixed, _separator(fixed)
-    )
+    return Cuts(ascii_pairs, _hash_set(wide), starts, classes, trie, ends, fixed, _separator(fixed))
 
 
 def pair_slot(key: int, shift: int) -> int:
@@ -129,7 +129,7 @@ def _tree(
 
 
 def _separator(fixed: dict[str, int]) -> tuple[int, int] | None:
-    """A fixed entry of one byte from which no longer one goes on, and which none reaches that may begin inside
+    """A fixed entry of one byte from which no longer one goes on, and which none reaches that may begin in
     a unit: one whose first character is a fixed entry itself begins no place but a fixed entry's.
     """
     for text, token in sorted(fixed.items()):

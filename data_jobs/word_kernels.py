@@ -86,8 +86,8 @@ def _unit_end(
 
 @njit(
     "int64(uint8[::1], int64[::1], uint8[::1], int64[::1], int64, uint8[::1], uint8[::1], int32[:, ::1], "
-    "uint8[::1], uint64[::1], int32[::1], uint64[::1], uint8[::1], int64[::1], int64, int32[::1], int64[::1], "
-    "int64[::1])",
+    "uint8[::1], uint64[::1], int32[::1], uint64[::1], uint8[::1], int64[::1], int64, int32[::1], "
+    "int64[::1], int64[::1])",
     cache=True,
     nogil=True,
 )
@@ -95,7 +95,7 @@ def look_up(
     data: Array, bounds: Array, ascii_pairs: Array, pairs: Array, shift: int, starts: Array, classes: Array,
     trie: Array, ends: Array, tags: Array, slots: Array, hashes: Array, arena: Array, arena_at: Array,
     separator: int, units: Array, unit_bounds: Array, state: Array,
-) -> int:  # fmt: skip
+) -> np.int64:  # fmt: skip
     """Cut the texts into units, and write the number of each one's entry to `units`; new units get entries.
 
     `tags` and `slots`: a hash table, linear probing, at most half full; `hashes`: of each entry, as many as

@@ -225,8 +225,8 @@ def _prompts(options: argparse.Namespace) -> list[str]:
         prompts += text.removesuffix("\n").split("\n") if text else []
     if not prompts:
         raise UserError(
-            "there is no prompt: give --prompt TEXT, or --prompts FILE with one a line; or --out FOLDER, if the "
-            "model draws images"
+            "there is no prompt: give --prompt TEXT, or --prompts FILE with one a line; or --out FOLDER, if "
+            "the model draws images"
         )
     for prompt in prompts:
         try:

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def shape_of(number: int, side: int = 8, channels: int = 1) -> npt.NDArray[np.uint8]:
-    """A frame, a cross or a bar on dark, [side, side, channels]: one of few kinds, a little different each."""
+    """A frame, a cross or a bar on dark, [side, side, channels]: of few kinds, a little different each."""
     draw = np.random.default_rng(number)
     image = np.full((side, side, channels), 16, np.uint8)
     light = draw.integers(200, 256, channels, dtype=np.uint8)

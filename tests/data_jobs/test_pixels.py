@@ -132,13 +132,13 @@ def png() -> bytes:
         (png()[:40] + b"\xff\x00" + png()[42:], "damaged_image"),
         (gzip.compress(png())[:-20], "damaged_file"),
         (bomb(), "too_many_pixels"),
-        (png() + bytes(5000), "too_long"),
+        (png() + bytes(90_000), "too_long"),
     ],
 )
 def test_what_cannot_be_read_is_a_reject_with_its_file(data: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(data)
-    item, reading = read(path, most=1000)
+    item, reading = read(path, most=20_000)
     assert isinstance(item, Reject)
     assert (item.reason, item.place.file) == (reason, str(path)) and item.detail
     assert bool(reading.damage) == reason.startswith("damaged")

@@ -38,7 +38,8 @@ def settings_for(tmp_path: Path, **weights: float) -> CorpusSettings:
     write_jsonl(tmp_path / "en.jsonl", english(150))
     write_jsonl(tmp_path / "zh.jsonl", chinese)
     sources: list[dict[str, Any]] = [
-        {"name": name, "path": str(tmp_path / f"{name}.jsonl")} | ({"weight": weights[name]} if weights else {})
+        {"name": name, "path": str(tmp_path / f"{name}.jsonl")}
+        | ({"weight": weights[name]} if weights else {})
         for name in ("en", "zh")
     ]
     return CorpusSettings.model_validate(

@@ -98,8 +98,9 @@ def test_rules_by_format() -> None:
 
 MARKS = ["aB. \n。é!def@", "aZ.?…！\"' )(\n\t\u3000\xa0é»ß\u1680\U0001d41a", "\x1c\x85\u2028.。 Aa"]
 WORDS = [
-    "def", "class ", "pub fn", "static ", "final\n", "public", "@x", "@ ", "enum", "enumé", "func", "function",
-    "protected", "\n", "\n\n", " ", "\t", "x", "abstract", "export\u3000", "interface_", "A.", " B.", "(C. ", "Dr.",
+    "def", "class ", "pub fn", "static ", "final\n", "public", "@x", "@ ", "enum", "enumé", "func",
+    "function", "protected", "\n", "\n\n", " ", "\t", "x", "abstract", "export\u3000", "interface_", "A.",
+    " B.", "(C. ", "Dr.",
 ]  # fmt: skip
 
 
@@ -175,7 +176,8 @@ def test_tokens_that_add_nothing_stay_with_the_one_before() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.lists(st.integers(1, 4), min_size=1, max_size=9), st.sets(st.integers(1, 36))), max_size=4
+        st.tuples(st.lists(st.integers(1, 4), min_size=1, max_size=9), st.sets(st.integers(1, 36))),
+        max_size=4,
     )
 )
 def test_token_ends_of_a_batch_are_those_of_each(documents: list[tuple[list[int], set[int]]]) -> None:

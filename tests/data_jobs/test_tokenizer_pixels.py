@@ -171,7 +171,11 @@ def test_a_damaged_file(tmp_path: Path) -> None:
     ("second", "changes", "says"),
     [
         ({"format": "text"}, {}, "of images or of texts: 'shapes' has format images, 'b' has not"),
-        ({"format": "images", "size": [8, 9]}, {}, r"'shapes' has size \[8, 8\] with 1 channels, 'b' \[8, 9\]"),
+        (
+            {"format": "images", "size": [8, 9]},
+            {},
+            r"'shapes' has size \[8, 8\] with 1 channels, 'b' \[8, 9\]",
+        ),
         ({"format": "images", "size": [0, 9]}, {}, "each from 1 to 4096 pixels"),
         (None, {"max_document_bytes": 1024}, r"size \[64, 64\] with 1 channels takes up to 8,192 bytes"),
     ],

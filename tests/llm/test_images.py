@@ -70,7 +70,9 @@ def test_it_draws(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     tokenizer = llm.load(run).tokenizer
     assert isinstance(tokenizer, PixelTokenizer)
     found = [np.asarray(Image.open(file)) for file in told["files"][:3]]
-    assert all(image.shape == (16, 16) and set(image.ravel()) <= set(tokenizer.palette.ravel()) for image in found)
+    assert all(
+        image.shape == (16, 16) and set(image.ravel()) <= set(tokenizer.palette.ravel()) for image in found
+    )
     assert not np.array_equal(found[0], found[1])
     assert Image.open(told["files"][3]).size == (34, 34)
     # The same again as one file; another seed draws others; an image does not hang on how many there are.
