@@ -11,7 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def code_at(data: npt.NDArray[np.uint8], at: int) -> tuple[np.int64, int]:
     """The code point that begins at a byte, and where the next one begins."""
     first = np.int64(data[at])

@@ -29,7 +29,7 @@ _SPACE_MARK = 0x2581
 Array = npt.NDArray[Any]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _fixed_end(data: Array, at: int, stop: int, classes: Array, trie: Array, ends: Array) -> int:
     """Where the longest fixed entry from here ends; `at` where there is none."""
     node, end = np.int64(0), at
@@ -46,7 +46,7 @@ def _fixed_end(data: Array, at: int, stop: int, classes: Array, trie: Array, end
     return end
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _are_joined(first: int, second: int, ascii_pairs: Array, pairs: Array, shift: int) -> bool:
     """Do the two characters stand side by side in an entry?"""
     if first < 128 and second < 128:
@@ -61,7 +61,7 @@ def _are_joined(first: int, second: int, ascii_pairs: Array, pairs: Array, shift
     return False
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _unit_end(
     data: Array, at: int, stop: int, ascii_pairs: Array, pairs: Array, shift: int, starts: Array,
     classes: Array, trie: Array, ends: Array,

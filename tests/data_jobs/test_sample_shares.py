@@ -59,12 +59,12 @@ def test_the_sample_follows_the_weights_and_not_the_cut(
 
     monkeypatch.setattr("data_jobs.tokenizer_making.weighted_texts", watch)
     for weights in ({"en": 9.0, "zh": 1.0}, {"en": 1.0, "zh": 9.0}):
-        for split_bytes in (3_000, 1 << 20):
+        for split_bytes in (20_000, 1 << 20):
             key = (weights["en"], split_bytes)
             settings = settings_for(tmp_path, **weights).model_copy(update={"split_bytes": split_bytes})
             prepare(settings, tmp_path / f"out-{key[0]}-{split_bytes}")
     for wanted, share in ((9.0, 0.9), (1.0, 0.1)):
-        one, other = found[wanted, 3_000], found[wanted, 1 << 20]
+        one, other = found[wanted, 20_000], found[wanted, 1 << 20]
         assert one == other
         size = sum(len(text.encode()) for text in one)
         of_english = sum(len(text.encode()) for text in one if "。" not in text)
