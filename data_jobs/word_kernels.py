@@ -24,7 +24,6 @@ _GOLDEN = np.uint64(GOLDEN)
 # FNV-1a of 64 bits (Fowler, Noll, Vo).
 _BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _FREE = np.uint64(0)
-_SPACE_MARK = 0x2581
 
 Array = npt.NDArray[Any]
 
@@ -72,13 +71,12 @@ def _unit_end(
         if end > at:
             return end
     before, at = code_at(data, at)
-    if before == _SPACE_MARK:  # spelled in bytes: SentencePiece would take it for a blank
-        return at
     while at < stop:
+        # No unit but its own holds a fixed entry: a separator is none that a unit has inside.
         if starts[data[at]] != 0 and _fixed_end(data, at, stop, classes, trie, ends) > at:
             return at
-        code, after = code_at(data, at)
-        if code == _SPACE_MARK or not _are_joined(before, code, ascii_pairs, pairs, shift):
+        code, after = code_at(data, at)  # a U+2581 of the text is in no pair: entries have it for a blank
+        if not _are_joined(before, code, ascii_pairs, pairs, shift):
             return at
         before, at = code, after
     return at

@@ -257,6 +257,7 @@ def test_models_that_cannot_be_cut_take_the_plain_path(changes: dict[str, Any]) 
         (["|", "|>", "a"], ord("a")),  # | goes on
         (["|", "b|c"], None),  # b is no entry, so that b|c may begin inside a unit
         (["|", "b|c", "b"], ord("|")),  # b is one, so that b|c begins at no other place
+        (["|", "h|c", "h", "th"], ord("|")),  # "th" may stand behind letters that are joined
     ],
 )
 def test_foreign_fixed_entries(symbols: list[str], separator: int | None) -> None:
@@ -264,7 +265,16 @@ def test_foreign_fixed_entries(symbols: list[str], separator: int | None) -> Non
     cuts = cuts_of(tokenizer._file)
     assert cuts is not None and set(cuts.fixed) == set(symbols)
     assert (cuts.separator or (None,))[0] == separator
-    texts = [*TEXTS, "ab|c b|cd|>a| <x>y<x> ab|cb|c|", "a" * 100, "|" * 9, "<x", "b|", "|>|>b"]
+    texts = [
+        *TEXTS,
+        "ab|c b|cd|>a| <x>y<x> ab|cb|c|",
+        "a" * 100,
+        "|" * 9,
+        "<x",
+        "b|",
+        "|>|>b",
+        "with|d bith|c white|",
+    ]
     assert_equal(new_cache(tokenizer).encode(TextColumn.of_texts(texts)), plain(tokenizer, texts))
 
 
