@@ -32,7 +32,7 @@ Ids = npt.NDArray[np.uint32]
 
 CACHE_BYTES = 128 << 20
 """Most that is remembered before a batch; a full cache starts anew."""
-_ENTRY_BYTES = 40  # of tables for each unit, at most
+_ENTRY_BYTES = 56  # of tables for each unit, at most
 _FIRST_ENTRIES = 1 << 14
 _UNITS_A_CALL = 1 << 16
 # Text of one call of SentencePiece: a call a word costs more, one for all keeps too long a queue of joins.
@@ -76,9 +76,8 @@ class WordCache:
 
     def _clear(self) -> None:
         self._entries = self._filled = self._used = 0
-        self._tags = np.zeros(2 * _FIRST_ENTRIES, np.uint64)
-        self._slots = np.zeros(2 * _FIRST_ENTRIES, np.int32)
-        self._hashes = np.zeros(_FIRST_ENTRIES, np.uint64)
+        self._table = np.zeros((2 * _FIRST_ENTRIES, 2), np.uint64)
+        self._keys = np.zeros(_FIRST_ENTRIES, np.uint64)
         self._arena = np.zeros(1 << 20, np.uint8)
         self._arena_at = np.zeros(_FIRST_ENTRIES + 1, np.int64)
         self._ids = np.zeros(1 << 18, np.uint32)
@@ -99,8 +98,8 @@ class WordCache:
             part = np.empty(_UNITS_A_CALL, np.int32)
             why = look_up(
                 texts.data, texts.bounds, cuts.ascii_pairs, cuts.pairs, cuts.pair_shift, cuts.starts,
-                cuts.classes, cuts.trie, cuts.ends, self._tags, self._slots, self._hashes, self._arena,
-                self._arena_at, separator, part, unit_bounds, state,
+                cuts.classes, cuts.trie, cuts.ends, self._table, self._keys, self._arena, self._arena_at,
+                separator, part, unit_bounds, state,
             )  # fmt: skip
             self._entries, self._used = int(state[ENTRIES]), int(state[USED])
             parts.append(part[: state[COUNT]])
@@ -112,11 +111,11 @@ class WordCache:
                 self._arena = _longer(self._arena, self._used + int(state[NEEDED]))
 
     def _grow_table(self) -> None:
-        room = 2 * len(self._hashes)
-        self._hashes = _longer(self._hashes, room)
+        room = 2 * len(self._keys)
+        self._keys = _longer(self._keys, room)
         self._arena_at, self._ids_at = _longer(self._arena_at, room + 1), _longer(self._ids_at, room + 1)
-        self._tags, self._slots = np.zeros(2 * room, np.uint64), np.zeros(2 * room, np.int32)
-        fill_table(self._hashes, self._entries, self._tags, self._slots)
+        self._table = np.zeros((2 * room, 2), np.uint64)
+        fill_table(self._keys, self._entries, self._table)
 
     def _fill(self) -> None:
         """Encode the units that came in by the last `_cut`: they stand one after the other in the arena."""

@@ -23,7 +23,7 @@ DONE, UNITS_FULL, TABLE_FULL, ARENA_FULL = range(4)
 _GOLDEN = np.uint64(GOLDEN)
 # FNV-1a of 64 bits (Fowler, Noll, Vo).
 _BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-_FREE = np.uint64(0)
+_FREE, _SHORT, _LONG = np.uint64(0), 7, np.uint64(1 << 63)
 
 Array = npt.NDArray[Any]
 
@@ -82,28 +82,64 @@ def _unit_end(
     return at
 
 
+@njit(cache=True, nogil=True, forceinline=True)
+def _key_of(data: Array, at: int, end: int) -> np.uint64:
+    """A number for a unit: of up to 7 bytes their length and the bytes, so no other has it; else a hash."""
+    if end - at <= _SHORT:
+        key = np.uint64(end - at)
+        for place in range(at, end):
+            key = (key << np.uint64(8)) | np.uint64(data[place])
+        return key
+    key = _BASIS
+    for place in range(at, end):
+        key = (key ^ np.uint64(data[place])) * _PRIME
+    return key | _LONG
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _are_equal(arena: Array, arena_at: Array, entry: int, data: Array, at: int, size: int) -> bool:
+    """Is the unit of this size that begins here the entry?"""
+    begin = arena_at[entry]
+    if arena_at[entry + 1] - begin - 1 != size:
+        return False
+    for place in range(size):  # noqa: SIM110 (kernels have no generators)
+        if arena[begin + place] != data[at + place]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _slot_shift(slots: int) -> np.uint64:
+    """64 less the bits of a place in a table of so many, a power of two."""
+    shift = 64
+    while slots > 1:
+        slots >>= 1
+        shift -= 1
+    return np.uint64(shift)
+
+
 @njit(
     "int64(uint8[::1], int64[::1], uint8[::1], int64[::1], int64, uint8[::1], uint8[::1], int32[:, ::1], "
-    "uint8[::1], uint64[::1], int32[::1], uint64[::1], uint8[::1], int64[::1], int64, int32[::1], "
-    "int64[::1], int64[::1])",
+    "uint8[::1], uint64[:, ::1], uint64[::1], uint8[::1], int64[::1], int64, int32[::1], int64[::1], "
+    "int64[::1])",
     cache=True,
     nogil=True,
 )
 def look_up(
     data: Array, bounds: Array, ascii_pairs: Array, pairs: Array, shift: int, starts: Array, classes: Array,
-    trie: Array, ends: Array, tags: Array, slots: Array, hashes: Array, arena: Array, arena_at: Array,
-    separator: int, units: Array, unit_bounds: Array, state: Array,
+    trie: Array, ends: Array, table: Array, keys: Array, arena: Array, arena_at: Array, separator: int,
+    units: Array, unit_bounds: Array, state: Array,
 ) -> np.int64:  # fmt: skip
     """Cut the texts into units, and write the number of each one's entry to `units`; new units get entries.
 
-    `tags` and `slots`: a hash table, linear probing, at most half full; `hashes`: of each entry, as many as
-    there is room for. Entry e is `arena[arena_at[e]:arena_at[e + 1] - 1]`; then the separator follows.
-    `unit_bounds`: at which unit each text begins. Goes on where `state` says, and says there where it
-    stopped.
+    `table`: a hash table of (key, entry), linear probing, at most half full, key 0 is free; `keys`: of each
+    entry, as many as there is room for. Entry e is `arena[arena_at[e]:arena_at[e + 1] - 1]`; then the
+    separator follows. `unit_bounds`: at which unit each text begins. Goes on where `state` says, and says
+    there where it stopped.
     """
     text, at, entries, used = state[TEXT], state[AT], state[ENTRIES], state[USED]
     count, why = np.int64(0), np.int64(DONE)
-    mask = len(tags) - 1
+    mask, slot_shift = len(table) - 1, _slot_shift(len(table))
     while text < len(bounds) - 1:
         stop = bounds[text + 1]
         if at >= stop:
@@ -115,28 +151,18 @@ def look_up(
             break
         end = _unit_end(data, at, stop, ascii_pairs, pairs, shift, starts, classes, trie, ends)
         size = end - at
-        tag = _BASIS
-        for place in range(at, end):
-            tag = (tag ^ np.uint64(data[place])) * _PRIME
-        tag = (tag ^ (tag >> np.uint64(32))) | np.uint64(1)  # 0 is a free place
-        slot = np.int64(tag >> np.uint64(17)) & mask
+        key = _key_of(data, at, end)
+        slot = np.int64((key * _GOLDEN) >> slot_shift)
         entry = np.int64(-1)
-        while tags[slot] != _FREE:
-            if tags[slot] == tag:
-                entry = np.int64(slots[slot])
-                begin = arena_at[entry]
-                if arena_at[entry + 1] - begin - 1 == size:
-                    same = True
-                    for place in range(size):
-                        if arena[begin + place] != data[at + place]:
-                            same = False
-                            break
-                    if same:
-                        break
+        while table[slot, 0] != _FREE:
+            if table[slot, 0] == key:
+                entry = np.int64(table[slot, 1])
+                if key < _LONG or _are_equal(arena, arena_at, entry, data, at, size):
+                    break
                 entry = np.int64(-1)
             slot = (slot + 1) & mask
         if entry < 0:
-            if entries == len(hashes):
+            if entries == len(keys):
                 why = np.int64(TABLE_FULL)
                 break
             if used + size + 1 > len(arena):
@@ -144,7 +170,7 @@ def look_up(
                 why = np.int64(ARENA_FULL)
                 break
             entry = entries
-            tags[slot], slots[slot], hashes[entry] = tag, entry, tag
+            table[slot, 0], table[slot, 1], keys[entry] = key, np.uint64(entry), key
             for place in range(size):
                 arena[used + place] = data[at + place]
             arena[used + size] = separator
@@ -160,15 +186,15 @@ def look_up(
     return why
 
 
-@njit("void(uint64[::1], int64, uint64[::1], int32[::1])", cache=True, nogil=True)
-def fill_table(hashes: Array, entries: int, tags: Array, slots: Array) -> None:
+@njit("void(uint64[::1], int64, uint64[:, ::1])", cache=True, nogil=True)
+def fill_table(keys: Array, entries: int, table: Array) -> None:
     """Put entries, all different, into an empty table."""
-    mask = len(tags) - 1
+    mask, slot_shift = len(table) - 1, _slot_shift(len(table))
     for entry in range(entries):
-        slot = np.int64(hashes[entry] >> np.uint64(17)) & mask
-        while tags[slot] != _FREE:
+        slot = np.int64((keys[entry] * _GOLDEN) >> slot_shift)
+        while table[slot, 0] != _FREE:
             slot = (slot + 1) & mask
-        tags[slot], slots[slot] = hashes[entry], entry
+        table[slot, 0], table[slot, 1] = keys[entry], np.uint64(entry)
 
 
 @njit(

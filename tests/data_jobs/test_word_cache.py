@@ -86,7 +86,7 @@ def test_the_standard_library(tokenizer: SentencePieceTokenizer) -> None:
     for _ in ("cold", "warm"):
         assert_equal(cache.encode(TextColumn.of_texts(texts)), expected)
     # With rich entries there are many kinds of units, and the table has grown.
-    assert len(cache._tags) > 2 * _FIRST_ENTRIES or tokenizer.vocab_size < 4000
+    assert len(cache._table) > 2 * _FIRST_ENTRIES or tokenizer.vocab_size < 4000
 
 
 TRICKY = st.text(
