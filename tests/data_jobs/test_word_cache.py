@@ -161,6 +161,19 @@ def test_what_failed_leaves_nothing_half(tokenizer: SentencePieceTokenizer) -> N
     assert_equal(cache.encode(TextColumn.of_texts(TEXTS)), plain(tokenizer, TEXTS))
 
 
+def test_an_equal_hash_is_not_enough(tokenizer: SentencePieceTokenizer) -> None:
+    """Long units are found by a hash, and then compared: here another one stands where it leads to."""
+    cache = new_cache(tokenizer)
+    cache.encode(TextColumn.of_texts(library()[:6]))
+    at = cache._arena_at[: cache._entries + 1]
+    entry = int(np.flatnonzero(np.diff(at) > 8 + 1)[-1])
+    unit = cache._arena[at[entry] : at[entry + 1] - 1].tobytes().decode()
+    cache._arena[at[entry]] ^= 1
+    before = cache._entries
+    assert_equal(cache.encode(TextColumn.of_texts([unit] * 2)), plain(tokenizer, [unit] * 2))
+    assert cache._entries == before + 1
+
+
 def test_the_tokenizer_takes_it_for_much_text(tokenizer: SentencePieceTokenizer) -> None:
     fresh = SentencePieceTokenizer(tokenizer._model)
     little = fresh.encode_batch(["the sea"])
