@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from data_jobs.text_column import TextColumn
 
 from benchmarks import growth
 from benchmarks.data_peer import FAMILIES
@@ -37,6 +36,7 @@ from data_jobs.judging import BATCH_BYTES, Dropped, Judge
 from data_jobs.minhash import permutations
 from data_jobs.settings import CorpusSettings
 from data_jobs.source_settings import SourceSettings
+from data_jobs.text_column import TextColumn
 from data_jobs.text_kernels import sign_texts
 from data_jobs.tokenizer import SentencePieceTokenizer
 from data_jobs.tokenizer_settings import TokenizerSettings

@@ -35,7 +35,7 @@ def clean_split(job: Job) -> dict[str, Any]:
     work.judge_held()
     runs = work.runs.close()
     came = work.read.bytes_in + work.read.bytes_added
-    work.read.bytes_removed = came - sum(work.read.bytes_dropped.values()) - work.read.bytes_out
+    work.read.change(came - sum(work.read.bytes_dropped.values()), work.read.bytes_out)
     work.read.check("read")
     work.clean.check("clean")
     return {
@@ -105,7 +105,8 @@ class _CleanSplit:
         self.read.bytes_out += size
         self.clean.documents_in += 1
         self.clean.bytes_in += size
-        text = self.cleaner.clean(record.text)
+        is_text = self.source.format != "images"  # pixels are no text, and every one stays
+        text = self.cleaner.clean(record.text) if is_text else record.text
         if not text:
             self.clean.drop("empty", size)
             self.note("empty", "nothing but blanks", record.place, _head(record.text))

@@ -21,6 +21,7 @@ from data_jobs.rejects import RejectSample
 from data_jobs.runs import RunFile, hash_words
 from data_jobs.shards import Lists, write_shard
 from data_jobs.spill_task import load_once
+from data_jobs.tokenizer import Tokenizer
 from data_jobs.work import Job, keep, temporary
 
 
@@ -127,10 +128,18 @@ def _write(table: pa.Table, job: Job) -> dict[str, Any]:
         "bytes": int(table["bytes"].to_numpy().sum()),
         "values_at": shard.values_at,
         "digest": shard.digest,
+        "source": job["source"],
         "byte_tokens": int(sum(used[i] for i in range(tokenizer.vocab_size) if tokenizer.is_byte(i))),
+        "unknown_tokens": _count_unknown(tokenizer, used),
         "sentences": len(ends.values),
         "length_log2": np.bincount(np.log2(tokens.lengths).astype(np.int64)).tolist(),
     }
+
+
+def _count_unknown(tokenizer: Tokenizer, used: npt.NDArray[np.int64]) -> int:
+    """Tokens that stand for what has no entry; none where the same token ends documents, as for GPT-2."""
+    unk = tokenizer.specials.get("unk")
+    return 0 if unk is None or unk == tokenizer.eos_id else int(used[unk])
 
 
 def _lists(column: pa.ChunkedArray) -> Lists:

@@ -27,12 +27,11 @@ from data_jobs.manifest import SHARDS, SPLITS
 from data_jobs.merge_task import merge_shard
 from data_jobs.near_duplicates import drop_near_duplicates
 from data_jobs.repeats import remove_repeats
-from data_jobs.sample import training_texts
 from data_jobs.sentences import rule_of
 from data_jobs.settings import CorpusSettings, fixed_settings, metadata_of
 from data_jobs.spill_task import spill_run
 from data_jobs.tokenizer import Tokenizer, load_tokenizer
-from data_jobs.tokenizer_training import train_tokenizer
+from data_jobs.tokenizer_making import make_tokenizer
 from data_jobs.work import Job, Receipt, Runner, Task, committed
 
 Progress = Callable[[str, int, int], None]
@@ -144,10 +143,7 @@ class Build:
             self._tokenizer_folder = str(folder)
 
     def _new_tokenizer(self, runs: Sequence[tuple[int, Receipt]]) -> Tokenizer:
-        wanted = self.settings.tokenizer
-        if wanted.path is not None:
-            return load_tokenizer(wanted.path)
-        return train_tokenizer(training_texts([run for _, run in runs], wanted.sample_bytes), wanted)
+        return make_tokenizer(self.settings, runs)
 
     def _spill(self, runs: Sequence[tuple[int, Receipt]]) -> list[Receipt]:
         """The receipt of each run; runs of equal content are one job."""

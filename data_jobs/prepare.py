@@ -200,7 +200,8 @@ def warnings_of(settings: CorpusSettings, manifest: dict[str, Any]) -> list[str]
         if split not in found and asked[split]
     ]
     wanted, got = settings.tokenizer.vocab_size, manifest["tokenizer"]["vocab_size"]
-    if settings.tokenizer.path is None and got < wanted:
+    texts = not any(source.format == "images" for source in settings.sources)
+    if settings.tokenizer.path is None and texts and got < wanted:
         lines.append(
             f"corpus.tokenizer.vocab_size is {wanted:,}, the tokenizer has {got:,} entries: the text "
             "gives no more"

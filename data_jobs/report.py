@@ -29,23 +29,18 @@ def make_report(
 ) -> dict[str, Any]:
     """The funnel by stage and source, tokenizer figures, lengths, damaged files, seconds by stage."""
     written = [done for done in merged if done["file"]]
-    tokens = sum(done["tokens"] for done in written)
-    text_bytes = sum(done["bytes"] for done in written)
-    documents = sum(done["documents"] for done in written)
     return {
         "corpus_id": manifest["corpus_id"],
-        "documents": documents,
-        "tokens": tokens,
-        "bytes": text_bytes,
+        **{unit: _sum(written, unit) for unit in ("documents", "tokens", "bytes")},
         "funnel": manifest["stages"],
         "sources": manifest["sources"],
         "tokenizer": {
             **manifest["tokenizer"],
-            # eos is no part of the text, so it is left out of these two.
-            "bytes_per_token": round(text_bytes / max(1, tokens - documents), 4),
-            "byte_token_share": round(
-                sum(done["byte_tokens"] for done in written) / max(1, tokens - documents), 6
-            ),
+            **_token_figures(written),
+            "sources": {
+                source["name"]: _token_figures([done for done in written if done["source"] == source["name"]])
+                for source in manifest["sources"]
+            },
         },
         "sentences": sum(done["sentences"] for done in written),
         "document_tokens_log2": add_counts([done["length_log2"] for done in written]),
@@ -90,6 +85,23 @@ def _lines_before(pieces: Sequence[dict[str, Any]]) -> dict[tuple[str, int], int
         before[piece["path"], piece["start"]] = counted.get(file, 0)
         counted[file] = counted.get(file, 0) + piece["lines"]
     return before
+
+
+def _token_figures(written: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How well the tokenizer fits: eos is no part of the text, so it is left out of the tokens here.
+
+    Shares of the tokens: bytes that spell what has no entry, and tokens that say only that it has none.
+    """
+    tokens = max(1, _sum(written, "tokens") - _sum(written, "documents"))
+    return {
+        "bytes_per_token": round(_sum(written, "bytes") / tokens, 4),
+        "byte_token_share": round(_sum(written, "byte_tokens") / tokens, 6),
+        "unknown_token_share": round(_sum(written, "unknown_tokens") / tokens, 6),
+    }
+
+
+def _sum(written: Sequence[dict[str, Any]], unit: str) -> int:
+    return sum(done[unit] for done in written)
 
 
 def add_counts(histograms: Sequence[Sequence[int]]) -> list[int]:

@@ -7,73 +7,60 @@ Rules (name and version stand in the manifest; a changed rule gets a new name):
   blank lines.
 - `code-1`: at blank lines, and before a line that starts a definition (def, class, func, fn, function,
   interface, struct, impl, enum, a decorator), whatever its indentation.
+- `whole-1`: at the document's end alone (an image has no sentences).
 
 A mark never stands inside the white space: it stands before it.
 """
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
-import numpy.typing as npt
 
-PROSE, CODE = "prose-1", "code-1"
+from data_jobs.text_column import Offsets, TextColumn, TokenColumn
 
-_CLOSING = "[\"'”’»)\\]}」』】）》〉]*"
-# Unicode's sentence terminals: those followed by a blank in their scripts, then those that are not.
-_SPACED = ".!?…‼⁇⁈⁉؟۔܀։߹।॥᙮፧፨។៕᭚᭛᱾᱿"
-_CLOSE_SET = "。！？．｡︒﹒﹖﹗၊။"
-# Possessive, and only from the run's first mark: a long line of dots stays linear.
-_PROSE = re.compile(
-    f"(?<![{_SPACED}])[{_SPACED}]++{_CLOSING}+(?=\\s+(?P<next>\\S)|\\s*$)|[{_CLOSE_SET}]+{_CLOSING}|(?<=\\S)(?=[^\\S\n]*\n\\s*\n)"
-)
-_CODE = re.compile(
-    r"(?<=\S)(?=[^\S\n]*\n\s*\n)"
-    r"|(?<=\S)(?=\s*\n[^\S\n]*(?:(?:async|export|public|private|protected|static|pub|abstract|final)\s+)*"
-    r"(?:@\w|(?:def|class|func|fn|function|interface|struct|impl|enum)\b))"
-)
-# One capital letter before the point: an initial ("J. Smith"), not an end.
-_INITIAL = re.compile(r"(?:^|[\s(])[A-Z]\.$")
+PROSE, CODE, WHOLE = "prose-1", "code-1", "whole-1"
 
 
 def rule_of(format: str) -> str:
     """The rule for a source's format."""
-    return CODE if format == "code" else PROSE
+    return {"code": CODE, "images": WHOLE}.get(format, PROSE)
 
 
-def sentence_ends(text: str, rule: str) -> npt.NDArray[np.int64]:
-    """Exclusive ends of sentences in UTF-8 bytes, strictly increasing; the last one is the text's end."""
-    found = [m.end() for m in _CODE.finditer(text)] if rule == CODE else _prose_ends(text)
-    at = np.unique(np.array([*found, len(text)], np.int64))
-    if not text.isascii():
-        data = np.frombuffer(text.encode(), np.uint8)
-        starts = np.append(np.flatnonzero((data & 0xC0) != 0x80), len(data))
-        at = starts[at]
-    return at[at > 0]
+def sentence_ends(texts: TextColumn, rule: str) -> Offsets:
+    """Exclusive ends of sentences in UTF-8 bytes, strictly increasing; the last one is the text's end.
+
+    An empty text has none.
+    """
+    if rule == WHOLE:
+        sizes = texts.sizes
+        return Offsets(sizes[sizes > 0], np.concatenate([[0], np.cumsum(sizes > 0)]).astype(np.int64))
+    # Late: numba takes its time, and who reads the name of a rule has no use for it.
+    from data_jobs.sentence_kernel import find_ends, kinds
+
+    ends = np.empty(len(texts.data), np.int64)
+    bounds = np.empty(len(texts.bounds), np.int64)
+    count = find_ends(texts.data, texts.bounds, rule == CODE, kinds(), ends, bounds)
+    return Offsets(ends[:count].copy(), bounds)
 
 
-def _prose_ends(text: str) -> list[int]:
-    ends = []
-    for match in _PROSE.finditer(text):
-        following = match["next"]
-        if following is not None and following.islower():
-            continue
-        end = match.end()
-        if match[0] == "." and _INITIAL.search(text, max(0, end - 3), end):
-            continue
-        ends.append(end)
-    return ends
-
-
-def token_ends(
-    byte_ends: npt.NDArray[np.int64], token_bytes: npt.NDArray[np.int64]
-) -> npt.NDArray[np.uint32]:
+def token_ends(sentences: Offsets, tokens: TokenColumn) -> Offsets:
     """Byte offsets as token offsets: how many tokens reach the end of the sentence, its last one included.
 
-    Strictly increasing; the last one is the number of the document's tokens without its eos. Tokens that add
-    nothing (other parts of a character, for some tokenizers) belong to the one that they follow.
+    Each text has a token, and the last one ends where its last sentence does. Strictly increasing; the last
+    one is the number of the document's tokens without its eos. Tokens that add nothing (other parts of a
+    character, for some tokenizers) belong to the one that they follow.
     """
-    reached = np.cumsum(token_bytes)
-    first = np.minimum(np.searchsorted(reached, byte_ends, side="left"), len(reached) - 1)
-    return np.unique(np.searchsorted(reached, reached[first], side="right")).astype(np.uint32)
+    texts = len(tokens.bounds) - 1
+    if not texts:
+        return Offsets(np.zeros(0, np.int64), np.zeros(1, np.int64))
+    # All texts on one line, each a byte apart from the next.
+    starts = np.concatenate([[0], np.cumsum(tokens.ends[tokens.bounds[1:] - 1] + 1)[:-1]])
+    text = np.repeat(np.arange(texts), np.diff(sentences.bounds))
+    reached = tokens.ends + np.repeat(starts, np.diff(tokens.bounds))
+    first = np.searchsorted(reached, sentences.values + starts[text])
+    after = np.searchsorted(reached, reached[first], side="right")
+    kept = np.append(np.diff(after) > 0, True)
+    counts = np.bincount(text[kept], minlength=texts)
+    return Offsets(
+        after[kept] - tokens.bounds[text[kept]], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    )

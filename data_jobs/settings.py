@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from cluster.fields import Settings, free, identity, values_of_kind
 from data_jobs.clean_settings import CleanSettings
@@ -54,6 +54,12 @@ class CorpusSettings(Settings):
         if len(set(names)) < len(names):
             raise ValueError(f"source names must differ: {', '.join(names)}")
         return sources
+
+    @model_validator(mode="after")
+    def _images_stand_alone(self) -> CorpusSettings:
+        if problem := images_problem(self.sources, self.max_document_bytes):
+            raise ValueError(problem)
+        return self
 
 
 def fixed_settings(settings: CorpusSettings) -> dict[str, Any]:
@@ -108,6 +114,41 @@ def without_effect(settings: CorpusSettings) -> list[str]:
 def metadata_of(source: SourceSettings) -> list[str]:
     """The metadata fields of a source's documents, in the order of their columns."""
     return metadata_fields(source)
+
+
+def images_problem(sources: Sequence[SourceSettings], max_document_bytes: int) -> str | None:
+    """Why these sources cannot be one corpus of images; None where they can, or have none."""
+    images = [source for source in sources if source.format == "images"]
+    if not images:
+        return None
+    if texts := [source.name for source in sources if source.format != "images"]:
+        return (
+            f"a corpus is of images or of texts: '{images[0].name}' has format images, '{texts[0]}' has not; "
+            "make two corpora"
+        )
+    first = images[0]
+    for source in images[1:]:
+        if (source.size, source.channels) != (first.size, first.channels):
+            return (
+                f"images of a corpus have one size: '{first.name}' has size {list(first.size)} with "
+                f"{first.channels} channels, '{source.name}' {list(source.size)} with {source.channels}"
+            )
+    needed = 2 * first.size[0] * first.size[1] * first.channels  # a byte from 128 on takes two in UTF-8
+    if needed > max_document_bytes:
+        return (
+            f"an image of size {list(first.size)} with {first.channels} channels takes up to {needed:,} "
+            f"bytes, max_document_bytes is {max_document_bytes:,}: raise it"
+        )
+    return None
+
+
+def most_entries(settings: CorpusSettings) -> int:
+    """Entries that a tokenizer made for this corpus has at most."""
+    images = [source for source in settings.sources if source.format == "images"]
+    if not images:
+        return settings.tokenizer.vocab_size
+    colors = settings.tokenizer.levels if images[0].channels == 1 else settings.tokenizer.colors
+    return colors + 2  # pad and eos
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> Sequence[str]:

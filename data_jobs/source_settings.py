@@ -22,6 +22,8 @@ _APPLIES: dict[str, tuple[str, ...]] = {
     "defaults": _FIELDS + _HEADERS,
     "delimiter": ("csv",),
     "extractor": ("html", "warc"),
+    "size": ("images",),
+    "channels": ("images",),
 }
 _GIVEN: dict[str, tuple[str, ...]] = {
     "code": ("path",),
@@ -79,7 +81,18 @@ class SourceSettings(Settings):
     clean: dict[str, Any] = identity(
         {}, "what is done otherwise than corpus.clean says, e.g. {form: none, private_data: [email]}"
     )
+    size: tuple[int, int] = identity(
+        (32, 32), "images: [height, width] in pixels; the middle of each is brought to it"
+    )
+    channels: Literal[1, 3] = identity(3, "images: 1 is gray, 3 is red, green, blue")
     weight: float | None = plan(None, "default weight in a mixture (default: its share of the tokens)", gt=0)
+
+    @field_validator("size")
+    @classmethod
+    def _has_pixels(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if not all(1 <= side <= 4096 for side in size):
+            raise ValueError("size is [height, width], each from 1 to 4096 pixels")
+        return size
 
     @field_validator("clean")
     @classmethod

@@ -84,10 +84,9 @@ def _read(
 
             return read_page(piece, reading, source, max_bytes)
         case "images":
-            from data_jobs.pixels import read_image  # type: ignore[import-not-found, unused-ignore]
+            from data_jobs.pixels import read_image
 
-            images: Iterator[Record | Reject] = read_image(piece, reading, source, max_bytes)
-            return images
+            return read_image(piece, reading, source, max_bytes)
     from data_jobs.text_files import read_text_lines, read_whole
 
     if source.format == "text" and source.per == "line":

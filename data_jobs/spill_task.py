@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from data_jobs.ledger import Count
@@ -14,6 +15,7 @@ from data_jobs.rejects import RejectSample
 from data_jobs.runs import RunFile, token_run
 from data_jobs.sentences import sentence_ends, token_ends
 from data_jobs.shards import Lists
+from data_jobs.text_column import TextColumn, TokenColumn
 from data_jobs.tokenizer import Tokenizer, load_tokenizer
 from data_jobs.work import Job, keep, temporary
 
@@ -59,47 +61,59 @@ def _encode(
     count: Count,
     sample: RejectSample,
 ) -> list[pa.Array]:
-    texts: list[str] = batch["text"].to_pylist()
-    kept: list[int] = []
-    sizes: list[int] = []
-    tokens: list[Any] = []
-    ends: list[Any] = []
-    encoded = tokenizer.encode_with_ends(texts) if texts else []  # where all of a batch were dropped
-    for row, (text, (ids, reached)) in enumerate(zip(texts, encoded, strict=True)):
-        size = len(text.encode())
-        count.documents_in += 1
-        count.bytes_in += size
-        # eos may stand at a document's end alone, and tokens must give the text's bytes back; of a tokenizer
-        # that loses some they must be some.
-        if not len(ids) or (ids == tokenizer.eos_id).any() or int(reached[-1]) != size:
-            count.drop("not_encodable", size)
-            sample.add(
-                {
-                    "reason": "not_encodable",
-                    "detail": "eos among its tokens, or bytes lost",
-                    "source": job["source"],
-                    **json.loads(batch["place"][row].as_py()),
-                    "head": repr(text[:80])[1:-1],
-                }
-            )
-            continue
-        count.documents_out += 1
-        count.bytes_out += size
-        kept.append(row)
-        sizes.append(size)
-        tokens += [ids, [tokenizer.eos_id]]
-        ends.append(token_ends(sentence_ends(text, job["rule"]), np.diff(reached, prepend=0)))
-    token_lengths = np.array([len(part) for part in tokens], np.int64).reshape(-1, 2).sum(axis=1)
-    end_lengths = np.array([len(part) for part in ends], np.int64)
-    rows = batch.take(pa.array(kept, pa.int64()))
+    texts = TextColumn.of_arrow(batch["text"])
+    tokens = tokenizer.encode_column(texts)
+    sizes, good = texts.sizes, _are_whole(tokens, texts.sizes, tokenizer.eos_id)
+    count.documents_in += len(sizes)
+    count.bytes_in += int(sizes.sum())
+    for row in np.flatnonzero(~good).tolist():
+        count.drop("not_encodable", int(sizes[row]))
+        sample.add(
+            {
+                "reason": "not_encodable",
+                "detail": "eos among its tokens, or bytes lost",
+                "source": job["source"],
+                **json.loads(batch["place"][row].as_py()),
+                "head": repr(batch["text"][row].as_py()[:80])[1:-1],
+            }
+        )
+    if not good.all():
+        batch, texts, tokens = batch.filter(pa.array(good)), texts.take(good), tokens.take(good)
+        sizes = texts.sizes
+    count.documents_out += len(sizes)
+    count.bytes_out += int(sizes.sum())
+    ends = token_ends(sentence_ends(texts, job["rule"]), tokens)
     return [
-        *(rows[name] for name in ("val", "key", "c", "metadata", "place")),
-        pa.array(sizes, pa.uint64()),
-        _lists(tokens, token_lengths, dtype),
-        _lists(ends, end_lengths, np.dtype(np.uint32)),
+        *(batch[name] for name in ("val", "key", "c", "metadata", "place")),
+        pa.array(sizes.astype(np.uint64)),
+        _lists(*_with_eos(tokens, tokenizer.eos_id, dtype)),
+        _lists(ends.values.astype(np.uint32), np.diff(ends.bounds)),
     ]
 
 
-def _lists(parts: list[Any], lengths: np.ndarray, dtype: np.dtype[Any]) -> pa.Array:
-    values = np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
-    return Lists(values, lengths).to_arrow().cast(pa.large_list(pa.from_numpy_dtype(dtype)))
+def _are_whole(tokens: TokenColumn, sizes: npt.NDArray[np.int64], eos: int) -> npt.NDArray[np.bool_]:
+    """Which documents have tokens that can stand in a shard.
+
+    eos may stand at a document's end alone, and tokens must give the text's bytes back; of a tokenizer that
+    loses some they must be some.
+    """
+    good = np.diff(tokens.bounds) > 0
+    good[good] = tokens.ends[tokens.bounds[1:][good] - 1] == sizes[good]
+    good[np.searchsorted(tokens.bounds, np.flatnonzero(tokens.ids == eos), side="right") - 1] = False
+    return good
+
+
+def _with_eos(
+    tokens: TokenColumn, eos: int, dtype: np.dtype[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The ids with eos after each document, and how many each one has."""
+    lengths = np.diff(tokens.bounds) + 1
+    values = np.full(int(lengths.sum()), eos, dtype)
+    is_text = np.ones(len(values), bool)
+    is_text[np.cumsum(lengths) - 1] = False
+    values[is_text] = tokens.ids
+    return values, lengths
+
+
+def _lists(values: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> pa.Array:
+    return Lists(values, lengths).to_arrow().cast(pa.large_list(pa.from_numpy_dtype(values.dtype)))

@@ -1,7 +1,8 @@
 """Text to token ids and back, without loss.
 
 `Tokenizer` is the small interface that the rest knows; `SentencePieceTokenizer` is the kind that this package
-trains (`tokenizer_hf.py` has the kind that imported models bring: it may lose some of a text, and says so).
+trains (`tokenizer_hf.py` has the kind that imported models bring: it may lose some of a text, and says so;
+`tokenizer_pixels.py` that of corpora of images).
 For every text that can be written in UTF-8, `decode(encode(text)) == text`:
 
 - SentencePiece writes a space as U+2581, so that a U+2581 in the text would come back as a space. It is taken
@@ -11,12 +12,12 @@ For every text that can be written in UTF-8, `decode(encode(text)) == text`:
 
 from __future__ import annotations
 
-import re
+import functools
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +26,17 @@ from cluster import places
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath, Place
 from data_jobs.hashes import sha256
+from data_jobs.sentencepiece_file import ModelFile, read_model
+from data_jobs.word_cuts import SPACE, cuts_of
 
 if TYPE_CHECKING:
     import sentencepiece
 
+    from data_jobs.text_column import TextColumn, TokenColumn
+    from data_jobs.word_cache import WordCache
+
 Ids = npt.NDArray[np.uint32]
 
-SPACE = "\u2581"
 SPECIALS = {
     "pad": "<pad>",
     "unk": "<unk>",
@@ -41,7 +46,7 @@ SPECIALS = {
     "sep": "[SEP]",
     "mask": "[MASK]",
 }
-MODEL_FILE = "sentencepiece.model"
+MODEL_FILE, PIXELS_FILE = "sentencepiece.model", "pixels.json"
 # A newline or two and the indentation after them are one token each: they stand in every text, and as fixed
 # entries they are never joined with words.
 NEWLINES = [
@@ -49,11 +54,8 @@ NEWLINES = [
     *("\n" + "\t" * depth for depth in range(1, 5)),
     "\t",
 ]
-# What no entry reaches across (`_units_are_apart`): line ends with their indentation, then blanks and a word.
-_UNIT = re.compile(r"\n+(?:(?: {4}){1,8}|\t{1,4})?| *[^ \n]+| +")
-# A unit that, put after a newline, leaves the newline a token of its own.
-_WORD = re.compile(r" {0,3}[^ \n\t]")
-_CACHE_ENTRIES = 1 << 20
+# From so much text on a cache of words is made: reading the vocabulary for it and loading numba take time.
+_CACHE_FROM = 1 << 16
 
 
 class Tokenizer(ABC):
@@ -102,6 +104,12 @@ class Tokenizer(ABC):
         """The ids of each text, and where each of them ends in its UTF-8 bytes (never decreasing)."""
         return [(ids, np.cumsum(self.piece_lengths[ids])) for ids in self.encode_batch(texts)]
 
+    def encode_column(self, texts: TextColumn) -> TokenColumn:
+        """The same for a batch that lies in arrays, as a corpus is encoded."""
+        from data_jobs.text_column import TokenColumn
+
+        return TokenColumn.of_pairs(self.encode_with_ends(texts.texts()))
+
     def _special(self, name: str) -> int:
         if name not in self.specials:
             there = ", ".join(self.specials)
@@ -132,11 +140,8 @@ class SentencePieceTokenizer(Tokenizer):
         self._bytes = [self._bytes_of(token, piece) for token, piece in enumerate(pieces)]
         self.piece_lengths = np.array([len(data) for data in self._bytes], np.int64)
         self._space_ids = np.array(
-            [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()], "<u4"
-        ).tobytes()
-        self._apart = _units_are_apart(pieces)
-        self._newline_id: int = self._processor.piece_to_id("\n")
-        self._cache: dict[str, bytes] = {SPACE: self._space_ids}
+            [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()], np.uint32
+        )
 
     def _bytes_of(self, token: int, piece: str) -> bytes:
         if self._processor.is_byte(token):
@@ -153,39 +158,60 @@ class SentencePieceTokenizer(Tokenizer):
         """See `Tokenizer`."""
         return self._bytes[token]
 
+    @functools.cached_property
+    def _file(self) -> ModelFile:
+        return read_model(self._model)
+
+    @property
+    def algorithm(self) -> str:
+        """How the model cuts: bpe or unigram (word and char in models of others)."""
+        return self._file.algorithm
+
+    @functools.cached_property
+    def _words(self) -> WordCache | None:
+        """The cache of words; None where the model's texts cannot be cut exactly."""
+        from data_jobs.word_cache import WordCache
+
+        cuts = cuts_of(self._file)
+        if cuts is None:
+            return None
+        return WordCache(cuts, self._by_library, {SPACE: self._space_ids.tolist()}, self.piece_lengths)
+
+    def _words_for(self, size: int) -> WordCache | None:
+        """The cache, where it is there already or worth its start."""
+        return self._words if size >= _CACHE_FROM or "_words" in self.__dict__ else None
+
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        """See `Tokenizer`. Each unit of text is encoded once and then remembered."""
-        lists = [self._units(text) for text in texts]
-        units = set[str]().union(*lists)
-        if len(self._cache) > _CACHE_ENTRIES:
-            self._cache = {SPACE: self._space_ids}
-        self._remember(units - self._cache.keys())
-        look_up = self._cache.__getitem__
-        return [np.frombuffer(b"".join(map(look_up, units)), "<u4") for units in lists]
+        """See `Tokenizer`."""
+        words = self._words_for(sum(map(len, texts)))
+        if words is None:
+            return self.encode_plainly(texts)
+        from data_jobs.text_column import TextColumn
 
-    def _units(self, text: str) -> list[str]:
-        """The text in pieces that are encoded apart; a U+2581 is a piece of its own."""
-        if SPACE in text:
-            parts = re.split(f"({SPACE})", text)
-            return [unit for part in parts for unit in ([SPACE] if part == SPACE else self._units(part))]
-        return _UNIT.findall(text) if self._apart else [text]
+        return words.encode(TextColumn.of_texts(texts)).lists()
 
-    def _remember(self, new: set[str]) -> None:
-        """Encode units: plain words a thousand a call with newlines between them, because calls cost more.
+    def encode_column(self, texts: TextColumn) -> TokenColumn:
+        """See `Tokenizer`."""
+        words = self._words_for(len(texts.data))
+        return super().encode_column(texts) if words is None else words.encode(texts)
 
-        Measured on 204,000 words of source code: a call a word 1.5 to 1.8 s, all in one 2.2, so 0.7.
-        """
-        words = [unit for unit in new if self._apart and _WORD.match(unit)]
-        others = list(new.difference(words))
-        for unit, ids in zip(others, self._processor.encode_as_numpy(others, num_threads=1)):
-            self._cache[unit] = ids.astype("<u4").tobytes()
-        for at in range(0, len(words), 1000):
-            some = words[at : at + 1000]
-            joined = self._processor.encode_as_numpy("\n".join(some)).astype("<u4")
-            ends = np.flatnonzero(joined == self._newline_id).tolist()
-            data = joined.tobytes()
-            for word, start, stop in zip(some, [-1, *ends], [*ends, len(joined)], strict=True):
-                self._cache[word] = data[4 * start + 4 : 4 * stop]
+    def encode_plainly(self, texts: Sequence[str]) -> list[Ids]:
+        """The same ids by SentencePiece alone, without the cache of words."""
+        parts = [text.split(SPACE) for text in texts]
+        encoded = iter(self._by_library([part for some in parts for part in some]))
+        found = []
+        for some in parts:
+            ids: list[npt.NDArray[Any]] = [next(encoded)]
+            for _ in some[1:]:
+                ids += [self._space_ids, next(encoded)]
+            found.append(np.concatenate(ids).astype(np.uint32))
+        return found
+
+    def _by_library(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """The ids of texts without U+2581."""
+        filled = [text for text in texts if text]
+        ids = iter(self._processor.encode_as_numpy(filled, num_threads=1) if filled else ())
+        return [next(ids) if text else np.zeros(0, np.int32) for text in texts]
 
     def entries(self) -> list[tuple[str, float]]:
         """Each id's piece as the model writes it (a space is U+2581), and its score (the best join first)."""
@@ -200,18 +226,6 @@ class SentencePieceTokenizer(Tokenizer):
         return SentencePieceTokenizer, (self._model,)
 
 
-def _units_are_apart(pieces: list[str]) -> bool:
-    """Is the encoding of a text that of its units, one after the other?
-
-    BPE joins two neighbours only into an entry. So no join crosses the end of a unit if no entry reaches from
-    a word across a following space, and none but the fixed ones holds a newline (those are found before any
-    join, longest first, and a unit of newlines ends where the last of them ends). Exact, not nearly.
-    """
-    reaches = re.compile(f"[^{SPACE}]{SPACE}|\n")
-    fixed = set(NEWLINES)
-    return fixed <= set(pieces) and not any(reaches.search(piece) for piece in pieces if piece not in fixed)
-
-
 def load_tokenizer(folder: str | Place) -> Tokenizer:
     """The tokenizer that a folder holds: ours, or one in Hugging Face's files."""
     folder = places.at(folder)
@@ -222,6 +236,10 @@ def load_tokenizer(folder: str | Place) -> Tokenizer:
                 return load_tokenizer(copy)
             except (UserError, RunError) as error:
                 raise type(error)(str(error).replace(copy, str(folder))) from None
+    if (folder / PIXELS_FILE).is_file():
+        from data_jobs.tokenizer_pixels import read_pixels
+
+        return read_pixels(folder / PIXELS_FILE)
     path = folder / MODEL_FILE
     if not path.is_file():
         from data_jobs.tokenizer_hf_folder import read_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from cluster.errors import UserError, run_command
 from data_jobs import open_corpus
 from data_jobs.cleaning import clean_text, recorded_rules
+from data_jobs.tokenizer_pixels import PixelTokenizer
 from llm.data.samples import MicroBatch
 from llm.data.validation import Validation, validation_of_corpus, validation_of_tokens
 from llm.loading import Loaded, load
@@ -35,6 +37,8 @@ def main(argv: list[str]) -> int:
     if options.text:
         if is_bert:
             raise UserError("--text is for a gpt: a bert is measured on the sentences of its run's corpus")
+        if isinstance(loaded.tokenizer, PixelTokenizer):
+            raise UserError("--text is for a model of texts: one of images is measured on its run's corpus")
         length = options.length or _length(loaded)
         if length > loaded.model.settings.context:
             raise UserError(f"--length {length}: the model sees {loaded.model.settings.context} tokens")
@@ -148,7 +152,7 @@ def _corpus_rows(loaded: Loaded, split: str, batch: int) -> tuple[Validation, in
 
 
 def _gpt_result(found: Measured, loaded: Loaded, what: str, size: float, length: int) -> dict[str, Any]:
-    return {
+    result = {
         "text": what,
         "step": loaded.step,
         "tokens": round(found.counts["tokens"]),
@@ -158,12 +162,20 @@ def _gpt_result(found: Measured, loaded: Loaded, what: str, size: float, length:
         "bits_per_byte": found.bits_per_byte(size),
         "windows": f"non-overlapping, {length} tokens",
     }
+    if isinstance(loaded.tokenizer, PixelTokenizer):
+        # Of pixels without the end of each image: its bits are counted, as a byte's are, and it is no pixel.
+        pixels = loaded.tokenizer.pixels
+        result["bits_per_pixel"] = found.loss / math.log(2) * (pixels + 1) / pixels
+    return result
 
 
 def _gpt_words(result: dict[str, Any]) -> str:
+    bits = f"{result['bits_per_byte']:.4f} bits per byte"
+    if "bits_per_pixel" in result:
+        bits = f"{result['bits_per_pixel']:.4f} bits per pixel"
     return (
         f"{result['text']}: loss {result['loss']:.4f} nats a token, perplexity {result['perplexity']:.2f}, "
-        f"{result['bits_per_byte']:.4f} bits per byte ({result['tokens']:,} tokens, {result['bytes']:,} "
+        f"{bits} ({result['tokens']:,} tokens, {result['bytes']:,} "
         f"bytes, step {result['step']}, windows {result['windows']})"
     )
 

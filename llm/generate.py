@@ -1,4 +1,7 @@
-"""Write on with a trained GPT, or fill the masks with a BERT: `python -m llm.generate RUN --prompt TEXT`."""
+"""Write on with a trained GPT, or fill the masks with a BERT: `python -m llm.generate RUN --prompt TEXT`.
+
+A GPT of a corpus of images draws: `python -m llm.generate RUN --out FOLDER`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from typing import Any
 
 from cluster.errors import UserError, run_command
 from data_jobs.tokenizer import Tokenizer
+from data_jobs.tokenizer_pixels import PixelTokenizer
 from llm.loading import Loaded, load
 from llm.model.bert import BERT
+from llm.model.drawing import draw, write_images
 from llm.model.filling import Filling, fill
 from llm.model.generation import write
 from llm.model.gpt import GPT
@@ -22,15 +27,23 @@ MASK = "[MASK]"
 ROWS = 16  # prompts that are written on at once
 GPT_FLAGS = ("tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "stop")
 BERT_FLAGS = ("top",)
+TEXT_FLAGS = ("prompt", "prompts", "tokens", "stop", "top")  # of no use where images are drawn
+IMAGES = 16
 
 
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
+    if options.out is not None:
+        return _draw(options)
+    if options.images is not None:
+        raise UserError("--images: says how many images are drawn, and needs --out FOLDER for them")
     prompts = _prompts(options)
     if options.top is not None and options.top < 1:
         raise UserError(f"--top must be at least 1, it is {options.top}")
     sampling = _sampling(options)
     loaded = load(options.run)
+    if isinstance(loaded.tokenizer, PixelTokenizer):
+        raise UserError(f"{options.run}: draws images and writes no text: give --out FOLDER, and no prompt")
     kind, others = ("GPT", BERT_FLAGS) if isinstance(loaded.model, GPT) else ("BERT", GPT_FLAGS)
     if unfit := [_flag(name) for name in others if getattr(options, name) is not None]:
         raise UserError(
@@ -40,6 +53,28 @@ def main(argv: list[str]) -> int:
         _write(loaded, loaded.model, prompts, sampling, options.stop or [], options.json)
     else:
         _fill(loaded, loaded.model, prompts, options.top or 5, options.json)
+    return 0
+
+
+def _draw(options: argparse.Namespace) -> int:
+    """Draw images with a GPT that was trained on some, and print where they are."""
+    if unfit := [_flag(name) for name in TEXT_FLAGS if getattr(options, name) is not None]:
+        raise UserError(f"{', '.join(unfit)}: of no use with --out, which draws images: leave it out")
+    count = IMAGES if options.images is None else options.images
+    if count < 1:
+        raise UserError(f"--images must be at least 1, it is {count}")
+    # All that the model knows by default: a pixel that it finds unlikely is part of what it learned.
+    sampling = _sampling(options, temperature=1.0, top_k=None)
+    loaded = load(options.run)
+    tokenizer, model = loaded.tokenizer, loaded.model
+    if not isinstance(tokenizer, PixelTokenizer) or not isinstance(model, GPT):
+        raise UserError(f"--out: {options.run} is no GPT of images: give --prompt TEXT instead")
+    images = list(draw(model, tokenizer, count, sampling, _context(loaded)))
+    files = [str(file) for file in write_images(images, options.out)]
+    if options.json:
+        _show(_json({"files": files, "images": count, "step": loaded.step}) + "\n")
+    else:
+        _show(f"{files[-1]}: {count} images of {tokenizer.size[0]} x {tokenizer.size[1]} pixels\n")
     return 0
 
 
@@ -189,7 +224,10 @@ def _prompts(options: argparse.Namespace) -> list[str]:
             raise UserError(f"--prompts {options.prompts}: not UTF-8 at byte {error.start}") from None
         prompts += text.removesuffix("\n").split("\n") if text else []
     if not prompts:
-        raise UserError("there is no prompt: give --prompt TEXT, or --prompts FILE with one a line")
+        raise UserError(
+            "there is no prompt: give --prompt TEXT, or --prompts FILE with one a line; or --out FOLDER, if "
+            "the model draws images"
+        )
     for prompt in prompts:
         try:
             prompt.encode()
@@ -198,8 +236,8 @@ def _prompts(options: argparse.Namespace) -> list[str]:
     return prompts
 
 
-def _sampling(options: argparse.Namespace) -> Sampling:
-    """Of the flags that are given. --stop is text and no part of it."""
+def _sampling(options: argparse.Namespace, **defaults: Any) -> Sampling:
+    """Of the flags that are given, over these defaults. --stop is text and no part of it."""
     given = {name: getattr(options, name) for name in GPT_FLAGS if name != "stop"}
     given = {name: value for name, value in given.items() if value is not None}
     if given.get("top_k") == 0:
@@ -212,7 +250,7 @@ def _sampling(options: argparse.Namespace) -> Sampling:
         except UnicodeEncodeError:
             raise UserError(f"--stop {_short(stop)}: not UTF-8") from None
     try:
-        return Sampling(**given)
+        return Sampling(**defaults | given)
     except ValueError as error:
         problems = (problem.split(" ", 1) for problem in str(error).split("; "))
         raise UserError("; ".join(f"{_flag(name)} {rest}" for name, rest in problems)) from None
@@ -265,6 +303,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     gpt("--seed", type=int, help=f"same seed, same text (default {of.seed})")
     gpt("--stop", action="append", metavar="TEXT", help="end before this text; again for more texts")
+    images = parser.add_argument_group("with a GPT of images").add_argument
+    images("--out", metavar="PATH", help="folder for the images and a sheet of all; x.png: the sheet alone")
+    images("--images", type=int, help=f"how many to draw (default {IMAGES})")
     bert = parser.add_argument_group("with a BERT").add_argument
     bert("--top", type=int, help="candidates that are shown for each mask (default 5)")
     return parser

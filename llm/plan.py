@@ -13,7 +13,7 @@ from cluster.host_memory import memory_bytes
 from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from data_jobs import open_corpus
-from data_jobs.settings import CorpusSettings
+from data_jobs.settings import CorpusSettings, most_entries
 from data_jobs.tokenizer import load_tokenizer
 from llm.data.batches import micro_steps
 from llm.model.counts import describe
@@ -91,10 +91,12 @@ def _model(recipe: Recipe, settings: PretrainSettings) -> tuple[ModelSettings, i
             f"{recipe.path}: there is no corpus at {path}, and no section 'corpus' that says its vocabulary: "
             "prepare it first, or give --corpus.tokenizer.vocab_size"
         )
-    wanted = recipe.need(CorpusSettings).tokenizer
-    if wanted.path is not None:
-        return model, load_tokenizer(places.at(wanted.path)).vocab_size, f"the tokenizer at {wanted.path}"
-    return model, wanted.vocab_size, "corpus.tokenizer.vocab_size, at most: the corpus is not prepared yet"
+    corpus_settings = recipe.need(CorpusSettings)
+    folder = corpus_settings.tokenizer.path
+    if folder is not None:
+        return model, load_tokenizer(places.at(folder)).vocab_size, f"the tokenizer at {folder}"
+    where = "corpus.tokenizer, at most: the corpus is not prepared yet"
+    return model, most_entries(corpus_settings), where
 
 
 class _Memory:

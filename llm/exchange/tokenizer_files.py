@@ -40,6 +40,11 @@ def write_tokenizer(tokenizer: Tokenizer, folder: str | Path, kind: Kind, contex
         return
     if not isinstance(tokenizer, SentencePieceTokenizer):
         raise UserError(f"a tokenizer of kind '{tokenizer.kind}' has no files of Hugging Face's")
+    if tokenizer.algorithm != "bpe":
+        raise UserError(
+            f"the tokenizer is a SentencePiece {tokenizer.algorithm}: only a bpe can be written as a list of "
+            "merges"
+        )
     backend = to_backend(tokenizer)
     names = {name: SPECIALS[name] for name in tokenizer.specials}
     if kind == "gpt":

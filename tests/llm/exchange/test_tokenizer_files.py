@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from cluster.errors import RunError
+from cluster.errors import RunError, UserError
 from data_jobs.tokenizer import SPECIALS, SentencePieceTokenizer, load_tokenizer
 from data_jobs.tokenizer_hf import HuggingFaceTokenizer
 from data_jobs.tokenizer_settings import TokenizerSettings
@@ -97,6 +97,12 @@ def test_sizes_and_specials(pair: tuple[SentencePieceTokenizer, Any]) -> None:
     assert {name: getattr(theirs, f"{name}_token_id") for name in SPECIALS} == specials
     assert sorted(theirs.all_special_ids) == sorted(set(specials.values()))
     assert theirs.model_input_names == ["input_ids", "attention_mask"]
+
+
+def test_a_unigram_is_refused(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(make_texts(50), TokenizerSettings(vocab_size=400, kind="unigram"))
+    with pytest.raises(UserError, match="is a SentencePiece unigram: only a bpe"):
+        write_tokenizer(tokenizer, tmp_path, "gpt", 64)
 
 
 def test_of_a_bert(tmp_path: Path) -> None:
