@@ -14,13 +14,17 @@ import numpy.typing as npt
 
 from cluster.errors import UserError
 from data_jobs.hashes import sha256
+from data_jobs.json_lines import read_objects
 from data_jobs.raw_bytes import Piece, Reading
-from data_jobs.records import Reject, read_objects, read_records
+from data_jobs.records import Reject
+from data_jobs.text_files import read_whole
 from data_jobs.work import Job, keep, temporary
 
 GRAMS = np.dtype([("hash", "<u8"), ("file", "<u2")])
 _OBJECTS = (".jsonl", ".ndjson", ".json")
-_PACKED = (".gz", ".zst")
+_PACKED = (".gz", ".zst", ".xz")
+_MOST_BYTES = 1 << 25
+"""Of a text; a longer file is more than one."""
 
 
 def collect_grams(job: Job) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def texts_of(path: str) -> Iterator[str]:
                 raise _bad(item)
             yield from _strings(item[0])
     else:
-        for record in read_records(piece, reading, format="text"):
+        for record in read_whole(piece, reading, _MOST_BYTES, {}):
             if isinstance(record, Reject):
                 raise _bad(record)
             yield record.text

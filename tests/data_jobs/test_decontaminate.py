@@ -101,7 +101,7 @@ def test_a_contaminated_document_stays_for_no_other(tmp_path: Path, questions: d
     manifest = run(tmp_path, questions, dedup="minhash")
     assert manifest["counts"]["documents"]["dropped"] == {"contaminated": 9, "near_duplicate": 3}
     names = [stage["stage"] for stage in manifest["stages"]]
-    assert names == ["read", "clean", "decontaminate", "near_duplicates", "encode", "deduplicate"]
+    assert names == ["read", "clean", "filter", "decontaminate", "near_duplicates", "encode", "deduplicate"]
     assert len(set(documents(tmp_path / "out")) & set(clean)) == 1
 
 

@@ -128,7 +128,7 @@ def test_ledger(tmp_path: Path, stays: list[str]) -> None:
         for unit, removed in (("documents", 0), ("bytes", stage["bytes"]["removed"])):
             part = stage[unit]
             assert part["in"] + part["added"] == part["out"] + sum(part["dropped"].values()) + removed
-    near = manifest["stages"][2]
+    near = manifest["stages"][3]
     gone = sum(len(text.encode()) for text in TEXTS) - sum(len(text.encode()) for text in stays)
     assert near["bytes"]["dropped"] == {"near_duplicate": gone}
     assert manifest["counts"]["bytes"]["out"] == sum(len(text.encode()) for text in stays)
