@@ -151,7 +151,7 @@ def test_cut_stands_after_a_line_end() -> None:
 
 @pytest.mark.parametrize("blank", "\u00a0\u1680\u2000\u2005\u200a\u202f\u205f\u3000")
 def test_blanks_beyond_ascii(blank: str) -> None:
-    assert clean(f"a{blank}{blank}b", white_space=["runs"]) == f"a{blank}b"
-    assert clean(f"a{blank}\nb", white_space=["trailing"]) == "a\nb"
-    assert clean(f"a\n{blank}\n\n{blank}\nb", white_space=["blank_lines"]) == "a\n\n\nb"
-    assert clean(f"é{blank}b", white_space=["runs", "trailing", "blank_lines"]) == f"é{blank}b"
+    assert clean(f"a{blank}{blank}b", form="none", white_space=["runs"]) == f"a{blank}b"
+    assert clean(f"a{blank}\nb", form="none", white_space=["trailing"]) == "a\nb"
+    assert clean(f"a\n{blank}\n\n{blank}\nb", form="none", white_space=["blank_lines"]) == "a\n\n\nb"
+    assert clean(f"é{blank}b", form="none", white_space=["runs", "trailing", "blank_lines"]) == f"é{blank}b"
