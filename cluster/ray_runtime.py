@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private.ray_logging import global_worker_stdstream_dispatcher
 
@@ -33,6 +35,7 @@ OWN_RAY = {
     "RAY_task_events_report_interval_ms": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
+END_SECONDS = 3.0  # what Ray's processes may take to end after the session
 
 
 @contextmanager
@@ -73,11 +76,46 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
     _leave_out_no_errors()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which just exits
+    raylets = _raylets()
     try:
         yield
     finally:
         _own = False
         ray.shutdown()
+        end_workers(raylets, END_SECONDS)
+
+
+def _raylets() -> set[int]:
+    """Process ids of the raylets that this process has started."""
+    return {child.pid for child in psutil.Process().children() if child.name() == "raylet"}
+
+
+def end_workers(raylets: set[int], seconds: float) -> list[int]:
+    """Kill those of these raylets' workers that are still there after some seconds; their process ids.
+
+    Now and then a worker, mostly the train controller, hangs in its own exit when its raylet is gone; it
+    would stay for ever, with half a gigabyte.
+    """
+    until = time.monotonic() + seconds
+    while (left := _workers_of(raylets)) and time.monotonic() < until:
+        time.sleep(0.05)
+    for worker in left:
+        worker.kill()
+    return [worker.pid for worker in left]
+
+
+def _workers_of(raylets: set[int]) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter() if raylets else ():
+        try:
+            if (
+                process.name().startswith("ray::")
+                and int(process.environ().get("RAY_RAYLET_PID", 0)) in raylets
+            ):
+                found.append(process)
+        except (psutil.Error, OSError):  # gone meanwhile, or somebody else's
+            continue
+    return found
 
 
 def is_own_ray() -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -50,3 +54,27 @@ def test_cpus_for_other_work_are_left_free(monkeypatch: pytest.MonkeyPatch) -> N
         UserError, match=r"4 CPUs of this machine, of which pretrain\.validation\.cpus takes 1"
     ):
         ray_runtime.cpus_for_each(4, 4, 1, "pretrain", settings, beside)
+
+
+def test_a_worker_that_does_not_end_is_killed_and_no_other_process() -> None:
+    code = "open('/proc/self/comm', 'w').write(name); print('there', flush=True); import time; time.sleep(60)"
+
+    def start(name: str, raylet: int) -> subprocess.Popen[str]:
+        environment = os.environ | {"RAY_RAYLET_PID": str(raylet)}
+        script = f"name = {name!r}\n{code}"
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None and child.stdout.readline() == "there\n"
+        return child
+
+    children = [start("ray::Hung", 123456), start("ray::Other", 123457), start("tracker", 123456)]
+    try:
+        assert ray_runtime.end_workers({123456}, 0.1) == [children[0].pid]
+        assert children[0].wait(10) == -signal.SIGKILL
+        assert [child.poll() for child in children[1:]] == [None, None]
+        assert ray_runtime.end_workers(set(), 0.1) == []
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
