@@ -21,6 +21,10 @@ from data_jobs.records import Place, Record, Reject, rejected
 _ROWS = 1024
 """Rows that are taken together at most."""
 _BATCH_BYTES = 8 << 20
+_MOST_ROWS = 1 << 26
+"""Of a row group; its number of rows stands in a part of the file that nothing checks."""
+# Of a damaged schema pyarrow raises Python's own errors, too.
+_DAMAGE = (pa.ArrowException, OSError, KeyError, TypeError, UnicodeDecodeError)
 MAGIC = b"ARROW1"
 """An IPC file begins with it, a stream does not."""
 
@@ -38,14 +42,18 @@ def read_parquet(
                 page_checksum_verification=True,
                 arrow_extensions_enabled=False,  # text that is marked as JSON is text
             )
-        except (pa.ArrowException, OSError) as error:
+            names = tuple(parquet.schema_arrow.names)
+            columns = [names[index] for index in wanted_columns(parquet.schema_arrow, rules, piece.path)]
+        except _DAMAGE as error:
             yield from _damaged(error, piece, reading, Place(piece.path, 0, 1, 0), piece.start == 0)
             return
         size, groups, first = file.seek(0, 2), parquet.metadata.num_row_groups, 0
         for number in range(groups):
             group = parquet.metadata.row_group(number)
             if piece.owns(number * size // groups):
-                yield from _row_group(parquet, number, first, piece, reading, rules, max_bytes)
+                yield from _row_group(
+                    parquet, number, first, names, columns, piece, reading, rules, max_bytes
+                )
             first += group.num_rows
 
 
@@ -53,14 +61,19 @@ def _row_group(
     parquet: pq.ParquetFile,
     number: int,
     first: int,
+    names: tuple[str, ...],
+    columns: list[str],
     piece: Piece,
     reading: Reading,
     rules: FieldRules,
     max_bytes: int,
 ) -> Iterator[Record | Reject]:
-    schema, group = parquet.schema_arrow, parquet.metadata.row_group(number)
-    names, rows = tuple(schema.names), group.num_rows
-    columns = [names[index] for index in wanted_columns(schema, rules, piece.path)]
+    group = parquet.metadata.row_group(number)
+    rows = group.num_rows
+    if rows > _MOST_ROWS:
+        reading.damage = f"row group {number}: it says that it has {rows:,} rows"
+        yield rejected("damaged_file", reading.damage, Place(piece.path, 0, first + 1, first), 0, b"")
+        return
     # As many rows at a time as their text takes a few megabytes.
     at_once = max(1, min(_ROWS, _BATCH_BYTES * rows // max(1, group.total_byte_size)))
     done = 0
@@ -72,14 +85,15 @@ def _row_group(
             for item in part.read(rules, reading, max_bytes):
                 yield item
                 done += 1
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         detail = _named(error, reading)
         for row in range(done, rows):
             place = Place(piece.path, 0, first + row + 1, first + row)
             yield rejected("damaged_file", f"row group {number}: {detail}", place, 0, b"")
         done = rows
-    if not columns:
-        yield from Rows({}, rows, names, _row_places(piece, first)).read(rules, reading, max_bytes)
+    for start in range(0, 0 if columns else rows, _ROWS):
+        part = Rows({}, min(_ROWS, rows - start), names, _row_places(piece, first + start))
+        yield from part.read(rules, reading, max_bytes)
     reading.lines += rows
 
 
@@ -108,7 +122,7 @@ def _read_file(
         # None would mean all: a table without the text's field is read for its number of rows.
         options = pa.ipc.IpcReadOptions(included_fields=wanted or [0], use_threads=False)
         reader = pa.ipc.open_file(file, options=options)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         yield from _damaged(error, piece, reading, Place(piece.path, 0, 1, 0), piece.start == 0)
         return
     size, count = file.seek(0, 2), reader.num_record_batches
@@ -120,7 +134,7 @@ def _read_file(
             batch = reader.get_batch(number)
             digest_columns(_held(batch, rules), reading)
             yield from _rows_of(batch, at, tuple(schema.names), piece, reading, rules, max_bytes)
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             place = Place(piece.path, piece.start, reading.lines + 1, at)
             yield from _damaged(error, piece, reading, place)
 
@@ -139,7 +153,7 @@ def _read_stream(
             wanted_columns(reader.schema, rules, piece.path)
             for batch in reader:
                 yield from _rows_of(batch, 0, names, piece, reading, rules, max_bytes)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         place = Place(piece.path, 0, reading.lines + 1, raw.bytes_read)
         yield from _damaged(error, piece, reading, place)
     file.drain()

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.errors import UserError
+from data_jobs import tables
 from data_jobs.records import Record, Reject
 from tests.data_jobs.conftest import make_texts, prepare, read, read_cut, settings_for, source_of
 from tests.data_jobs.input_files import arrow, parquet
@@ -180,6 +181,14 @@ def test_flipped_and_truncated_tables(tmp_path: Path, kind: str) -> None:
             if len(data) == len(good):
                 assert len(records) + len(rejects) in (len(ROWS), 1)
     assert found > 10
+
+
+def test_a_number_of_rows_that_cannot_be_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be told of row by row."""
+    monkeypatch.setattr(tables, "_MOST_ROWS", 9)
+    records, rejects, reading = read(write(tmp_path, "parquet", parquet(ROWS, 10)), format="parquet")
+    assert [record.text for record in records] == TEXTS[90:]
+    assert [reject.reason for reject in rejects] == ["damaged_file"] * 9 and "10 rows" in str(reading.damage)
 
 
 @pytest.mark.parametrize("end", [".gz", ".zst", ".xz"])
