@@ -139,18 +139,20 @@ class Work:
         cleaner = Cleaner(CleanSettings.model_validate(CLEAN))
         seconds = self.cpu_seconds(lambda: [cleaner.clean(text) for text in self.texts])
         changed = sum(change.documents for change in cleaner.changes.values()) // (len(seconds) + 1)
-        note = f"encoding, invisible characters, white space, private data, NFC; {changed:,} changes of documents"
+        note = (
+            f"encoding, invisible characters, white space, private data, NFC; {changed:,} documents changed"
+        )
         return self.row(
             "cleaning", "clean", seconds, "ours >= 50", f"{note}; the peer's: ftfy, e-mail and IP"
         )
 
     def encoding_rows(self) -> list[Row]:
-        """BPE: ours beside the library that it must equal, and what a second pass over the same text makes."""
+        """BPE: ours beside the library that it must equal, and a second pass over the same text."""
         tokenizer = self.tokenizer()
         column = TextColumn.of_texts(self.texts)
         cold = self.cpu_seconds(lambda: _anew(tokenizer).encode_column(column), warm=False)
         warm = self.cpu_seconds(lambda: tokenizer.encode_column(column))
-        model = tokenizer.processor
+        model = tokenizer.library
         plain = self.cpu_seconds(lambda: model.encode_as_numpy(self.texts, num_threads=1))
         ours, peer = (self.size / 1e6 / statistics.median(found) for found in (cold, plain))
         note = f"{self.what}, vocabulary {tokenizer.vocab_size:,}; a fresh cache each run; {_figures(cold)} s"
@@ -172,7 +174,7 @@ class Work:
         return made
 
     def everything_row(self) -> Row:
-        """Compressed JSON lines to shards, with filters and verified deduplication; the tokenizer is there."""
+        """Compressed JSON lines to shards, with filters and verified deduplication, by a given tokenizer."""
         ground = self.ground
         given = ground.fresh("input") / "documents.jsonl.gz"
         given.parent.mkdir()
@@ -214,8 +216,8 @@ class Work:
             None if peer is None else self.size / 1e6 / peer,
             None if peer is None else DATATROVE,
             "ours >= 4" if peer is None else "ratio >= 25",
-            f"{self.what}; reading, four filters, MinHash, verified duplicates, encoding, shards, start of the "
-            f"process; {_figures(ours)} CPU seconds, the peer's {peer or 0:.0f}",
+            f"{self.what}; reading, four filters, MinHash, verified duplicates, encoding, shards, start of "
+            f"the process; {_figures(ours)} CPU seconds, the peer's {peer or 0:.0f}",
         )
 
     def peer_everything(self, given: Path) -> float:
@@ -226,7 +228,8 @@ class Work:
         _train_byte_bpe(self.texts, tokenizer)
         return child_cpu_seconds(
             [
-                str(self.peer_python), str(ROOT / "benchmarks" / "data_peer.py"), "everything", str(given), str(out),
+                str(self.peer_python), str(ROOT / "benchmarks" / "data_peer.py"), "everything", str(given),
+                str(out),
                 "--tokenizer", str(tokenizer), "--work", str(work),
             ]
         )  # fmt: skip

@@ -12,7 +12,8 @@ from cluster.recipe import ROOT
 
 FOLDER = ROOT / ".peers"
 DATATROVE = (
-    "datatrove==0.10.1", "spacy==3.8.18", "nltk==3.10.4", "tokenizers==0.23.3", "xxhash<4", "orjson", "ftfy", "regex",
+    "datatrove==0.10.1", "spacy==3.8.18", "nltk==3.10.4", "tokenizers==0.23.3", "xxhash<4", "orjson", "ftfy",
+    "regex",
 )  # fmt: skip
 
 

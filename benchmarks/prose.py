@@ -16,8 +16,8 @@ CHARACTERS = 4000  # of a document at most
 
 
 def prose(ground: Ground) -> list[str]:
-    """Documents of up to CHARACTERS: of the JSON lines in the folder that was given, those that are mostly ASCII;
-    else what the standard library says of itself.
+    """Documents of up to CHARACTERS: of the JSON lines in the folder that was given, those that are mostly
+    ASCII; else what the standard library says of itself.
     """
     whole = list(_given(ground.text) if ground.text else _docstrings())
     texts = [text[at : at + CHARACTERS] for text in whole for at in range(0, len(text), CHARACTERS)]

@@ -87,8 +87,8 @@ def machine_row(ground: Ground) -> Row:
         ground.say(f"machine {number + 1}: two {two:,.0f}, one {one:,.0f}, {pairs[-1].ratio:.3f}")
     median = sorted(pairs, key=lambda pair: pair.ratio)[len(pairs) // 2]
     note = (
-        f"one thread a loop, {steps} timed steps a run; the pair with the median ratio of {len(pairs)} in turn; "
-        f"ratios {' '.join(f'{pair.ratio:.3f}' for pair in pairs)}"
+        f"one thread a loop, {steps} timed steps a run; the pair with the median ratio of {len(pairs)} in "
+        f"turn; ratios {' '.join(f'{pair.ratio:.3f}' for pair in pairs)}"
     )
     return Row(
         f"two bare loops at once, half the batch each, {precision}", "tokens/s", median.ours, median.peer,

@@ -76,10 +76,11 @@ class Finished:
         return sample
 
 
-def write_corpus(
-    out: Path, fixed: dict[str, Any], done: Finished, seconds: dict[str, float]
-) -> dict[str, Any]:
-    """Write what stands beside the shards, then the manifest, which makes it a corpus."""
+def write_corpus(out: Path, fixed: dict[str, Any], done: Finished, spent: dict[str, Any]) -> dict[str, Any]:
+    """Write what stands beside the shards, then the manifest, which makes it a corpus.
+
+    `spent`: {seconds, costs} by stage, for the report.
+    """
     shards, counts, tokenizer = done.shards(), done.counts(), done.tokenizer
     if not shards:
         raise UserError(_nothing_left(done.settings, counts))
@@ -119,7 +120,7 @@ def write_corpus(
     write_rejected(out / state.REJECTED, done.rejects().entries(), pieces)
     state.write_input(out, done.files, done.settings.sources, pieces)
     receipts = [receipt for _, receipt in done.merged]
-    report = make_report(manifest, receipts, pieces, seconds, done.near_duplicates)
+    report = make_report(manifest, receipts, pieces, spent, done.near_duplicates)
     texts = texts_of_report(
         [receipt for _, receipt in done.cleaned], [receipt for _, receipt in done.stages["filter"]]
     )

@@ -48,6 +48,9 @@ class Build:
     runner: Runner
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
+    """Wall-clock of each stage, in this start."""
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Stage to {tasks, seconds, cpu_seconds} of its tasks, those of earlier starts too."""
 
     def run(self) -> dict[str, Any]:
         """Make the corpus, or finish it; returns the manifest."""
@@ -80,7 +83,7 @@ class Build:
             self._tokenizer,
             self._near_report,
         )
-        manifest = write_corpus(self.out, fixed, done, self.seconds)
+        manifest = write_corpus(self.out, fixed, done, {"seconds": self.seconds, "costs": self.costs})
         shutil.rmtree(self._work, ignore_errors=True)
         return manifest
 
@@ -213,6 +216,11 @@ class Build:
                     self.progress(title, done, len(jobs))
             receipts = [receipt for job in jobs if (receipt := committed(job)) is not None]
         assert len(receipts) == len(jobs), f"stage {title}: a job ended without its receipt"
+        spent = self.costs.setdefault(title, {"tasks": 0, "seconds": 0.0, "cpu_seconds": 0.0})
+        for receipt in receipts:
+            spent["tasks"] += 1
+            for name, value in receipt["cost"].items():
+                spent[name] = round(spent[name] + value, 4)
         return receipts
 
     @contextmanager

@@ -24,10 +24,10 @@ def make_report(
     manifest: dict[str, Any],
     merged: Sequence[dict[str, Any]],
     pieces: Sequence[dict[str, Any]],
-    seconds: dict[str, float],
+    spent: dict[str, Any],
     near_duplicates: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The funnel by stage and source, tokenizer figures, lengths, damaged files, seconds by stage."""
+    """The funnel by stage and source, tokenizer figures, lengths, damaged files, times by stage."""
     written = [done for done in merged if done["file"]]
     return {
         "corpus_id": manifest["corpus_id"],
@@ -48,7 +48,7 @@ def make_report(
             {f"{piece['path']}: {piece['damage']}" for piece in pieces if piece["damage"]}
         ),
         **({} if near_duplicates is None else {"near_duplicates": near_duplicates}),
-        "seconds": seconds,
+        **spent,
         "machine": {
             "host": platform.node(),
             "cpus": os.cpu_count(),

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,14 @@ def run_here(task: Task, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
 
 
 def run_and_commit(task: Task, job: Job) -> dict[str, Any]:
-    """Run a task, write its receipt, and give the receipt back."""
+    """Run a task, write its receipt, and give the receipt back; with what it cost: {seconds, cpu_seconds}."""
+    started, busy = time.monotonic(), time.process_time()
     try:
         receipt = task(job)
     except OSError as error:  # a full disk, a lost mount: the message names the file
         raise RunError(f"stage {job['stage']}: {error}; the same command continues") from error
+    cost = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - busy}
+    receipt = {**receipt, "cost": {name: round(spent, 4) for name, spent in cost.items()}}
     fault_point(f"prepare.before_{job['stage']}", job=job["job"])
     write_json(job["receipt"], receipt)
     fault_point(f"prepare.after_{job['stage']}", job=job["job"])

@@ -12,6 +12,7 @@ from llm.pages import blocks
 from llm.pages.charts import Chart, bar_axes, bars, column_axes, columns
 from llm.pages.dropped import dropped_samples, dropped_section
 from llm.pages.duplicates import duplicate_section
+from llm.pages.texts import cost_section, text_section
 
 
 def corpus_numbers(corpus: Place) -> dict[str, Any]:
@@ -35,7 +36,11 @@ def corpus_numbers(corpus: Place) -> dict[str, Any]:
         "damaged_files": report.get("damaged_files", []),
         "near_duplicates": report.get("near_duplicates", {}),
         "dropped": dropped_samples(corpus),
+        "histograms": report.get("histograms", {}),
+        "changes": report.get("changes", {}),
+        "corrections": report.get("corrections", []),
         "seconds": report.get("seconds", {}),
+        "costs": report.get("costs", {}),
         "machine": report.get("machine", {}),
     }
 
@@ -53,10 +58,9 @@ def corpus_body(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
         + dropped_section(numbers["dropped"])
         + sources
     )
-    spent = seconds_chart(numbers["seconds"])
-    if spent:
-        charts.append(spent)
-        body += blocks.section("Time", spent.html())
+    for part, part_charts in (text_section(numbers), cost_section(numbers)):
+        body += part
+        charts += part_charts
     folded = [
         blocks.folded(name.capitalize(), blocks.values_table(numbers[name], name))
         for name in ("settings", "tokenizer", "machine")
@@ -227,28 +231,4 @@ def source_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
         bar_axes("tokens", "source, split", len(names)),
         ["source, split", "tokens"],
         list(zip(names, tokens, strict=True)),
-    )
-
-
-def seconds_chart(seconds: Mapping[str, float]) -> Chart | None:
-    """How long each stage took."""
-    if not seconds:
-        return None
-    rows = [(reason_text(stage), spent) for stage, spent in seconds.items()]
-    return Chart(
-        "stages",
-        "Seconds by stage",
-        f"{blocks.duration(sum(seconds.values()))} in all.",
-        [
-            bars(
-                "seconds",
-                [r[1] for r in rows],
-                [r[0] for r in rows],
-                "--blue",
-                [blocks.duration(r[1]) for r in rows],
-            )
-        ],
-        bar_axes("seconds", "stage", len(rows)),
-        ["stage", "seconds"],
-        rows,
     )

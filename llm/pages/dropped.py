@@ -19,8 +19,8 @@ def dropped_samples(corpus: Place) -> Samples:
     folder = corpus / "rejected"
     if not folder.is_dir():
         return found
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        for text in path.read_bytes().splitlines():
+    for name in sorted(path.name for path in folder.iterdir()):
+        for text in (folder / name).read_bytes().splitlines():
             entry = json.loads(text)
             entries = found.setdefault(entry["source"], {}).setdefault(entry["reason"], [])
             if len(entries) < SHOWN:

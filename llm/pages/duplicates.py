@@ -13,7 +13,7 @@ SHOWN = 8  # clusters with their texts
 
 
 def duplicate_section(near: Mapping[str, Any]) -> tuple[str, list[Chart]]:
-    """Shares lost by source, sizes of clusters, the largest of them with examples, and what was found of pairs."""
+    """Shares lost by source, sizes of clusters, the largest with examples, and what was found of pairs."""
     if not near:
         return "", []
     charts = [
@@ -23,9 +23,9 @@ def duplicate_section(near: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     ]
     pairs, buckets = near["pairs"], near["buckets"]
     said = (
-        f"{near['clusters']:,} clusters. {pairs['compared']:,} pairs of texts were compared, {pairs['near']:,} of "
-        f"them are near duplicates. {buckets['capped']:,} of {buckets['count']:,} buckets held more texts than "
-        "max_bucket, and were compared in part."
+        f"{near['clusters']:,} clusters. {pairs['compared']:,} pairs of texts were compared, "
+        f"{pairs['near']:,} of them are near duplicates. {buckets['capped']:,} of {buckets['count']:,} "
+        "buckets held more texts than max_bucket, and were compared in part."
     )
     parts = [blocks.paragraph(said), blocks.panels(chart.html() for chart in charts)]
     if near["largest_clusters"]:
@@ -61,7 +61,8 @@ def _size_charts(counts: Sequence[int]) -> list[Chart]:
         Chart(
             "near-sizes",
             "How many texts a cluster holds",
-            f"{sum(counts):,} clusters by their different texts; each bar goes from its number to twice as many.",
+            f"{sum(counts):,} clusters by their different texts; each bar goes from its number to twice as "
+            "many.",
             [columns("clusters", [f"{start}" for start, _, _ in rows], [row[2] for row in rows], "--blue")],
             column_axes("texts of a cluster, from", "clusters"),
             ["texts, from", "texts, to", "clusters"],
@@ -77,8 +78,9 @@ def band_chart(banding: Mapping[str, Any]) -> Chart:
     return Chart(
         "near-bands",
         "Pairs that are found, by similarity",
-        f"{banding['bands']} bands of {banding['rows']} rows find {100 * banding['found_at_threshold']:.3g} % of the "
-        "pairs whose similarity is the threshold, and more above it.",
+        f"{banding['bands']} bands of {banding['rows']} rows find "
+        f"{100 * banding['found_at_threshold']:.3g} % of the pairs whose similarity is the threshold, and "
+        "more above it.",
         [line("found", x, y, "--blue")],
         axes("Jaccard similarity of two texts", "% of the pairs that are compared", 300),
         ["similarity", "% found"],
@@ -93,11 +95,13 @@ def cluster_cards(clusters: Sequence[Mapping[str, Any]]) -> str:
         sources = ", ".join(f"{name} {count:,}" for name, count in cluster["sources"].items())
         texts = [("stays", cluster["kept"]), *(("dropped", sample) for sample in cluster["samples"])]
         inside = "".join(
-            f'<p class="note">{escape(kind)}: {escape(_place(text))}</p><pre tabindex="0">{escape(text["head"])}</pre>'
+            f'<p class="note">{escape(kind)}: {escape(_place(text))}</p>'
+            f'<pre tabindex="0">{escape(text["head"])}</pre>'
             for kind, text in texts
         )
         cards.append(
-            f'<article class="card"><h4>{cluster["texts"]:,} texts ({escape(sources)})</h4>{inside}</article>\n'
+            f'<article class="card"><h4>{cluster["texts"]:,} texts ({escape(sources)})</h4>'
+            f"{inside}</article>\n"
         )
     return f'<div class="cards">{"".join(cards)}</div>\n'
 
