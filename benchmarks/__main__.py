@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 # the training that `train` has measured.
 BENCHMARKS = (
     "train", "loader", "models", "engine", "stack", "trainer", "learning", "memory", "tracking", "goodput",
-    "parity", "validation",
+    "parity", "validation", "data",
 )  # fmt: skip
 PICTURES = ROOT / "docs" / "images"
 DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle; hours on 2
@@ -30,7 +30,8 @@ beside a bare loop, and two workers beside one. trainer: one process beside tran
 validation losses beside transformers' GPT-2, with a picture. memory: the plan of a worker's memory beside
 real processes. tracking: training while W&B does not answer. goodput: what is left of the time under kills.
 parity: how far losses of every ZeRO stage, precision and optimizer are from torch alone. validation: what it
-costs the steps, on the trainer and on another worker. GPUs have a command of their own: python -m
+costs the steps, on the trainer and on another worker. data: the data jobs beside datatrove, and as a corpus
+grows. GPUs have a command of their own: python -m
 benchmarks.gpu --help."""
 
 
@@ -44,7 +45,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder for NAME.json (default: benchmarks/results)")
     parser.add_argument(
-        "--text", type=Path, help="learning: a folder of text, or a corpus (default: the demo's text)"
+        "--text",
+        type=Path,
+        help="learning, data: a folder of text, for learning a corpus, too (default: of the standard library)",
     )
     options = parser.parse_args(argv)
     names = _names(options.names)

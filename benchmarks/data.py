@@ -130,7 +130,7 @@ class Work:
         signatures = np.empty((len(self.texts), len(a)), np.uint8)
         counts = np.empty(len(self.texts), np.int64)
         seconds = self.cpu_seconds(
-            lambda: sign_texts(column.values, column.offsets, 5, a, b, signatures, counts)
+            lambda: sign_texts(column.data, column.bounds, 5, a, b, signatures, counts)
         )
         return self.row("MinHash signatures, 14 x 8, words by 5", "minhash", seconds, "ours >= 100")
 

@@ -158,6 +158,16 @@ class SentencePieceTokenizer(Tokenizer):
         """See `Tokenizer`."""
         return self._bytes[token]
 
+    @property
+    def model(self) -> bytes:
+        """The model file."""
+        return self._model
+
+    @property
+    def library(self) -> sentencepiece.SentencePieceProcessor:
+        """SentencePiece itself, with this model."""
+        return self._processor
+
     @functools.cached_property
     def _file(self) -> ModelFile:
         return read_model(self._model)

@@ -1,4 +1,4 @@
-"""What the texts of a corpus are like, what cleaning changed in them, what making it cost: sections of its page."""
+"""Sections of a corpus' page: what its texts are like, what cleaning changed, what making it cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from llm.pages import blocks
 from llm.pages.charts import Chart, bar_axes, bars, column_axes, columns
 
-# Name of a histogram to its title and the unit of its bins. Bins are exponents of two, tenths or whole numbers.
+# Name of a histogram to its title and the unit of its bins, which are exponents of two, tenths or numbers.
 _TITLES = {
     "characters_log2": ("Characters of a document", "characters, from"),
     "words_log2": ("Words of a document", "words, from"),
