@@ -31,7 +31,7 @@ Stage = Callable[[str, Task, Sequence[Job]], list[Receipt]]
 Run = dict[str, Any]
 
 RANGE_BANDS = 1 << 20
-"""Band hashes of one task: with its signatures about 200 MB."""
+"""Band hashes of one task: with a signature each they are its memory."""
 _CHOICE = 1 << 20
 """Documents with a near duplicate that one task chooses among."""
 

@@ -20,7 +20,7 @@ from data_jobs.settings import CorpusSettings
 from data_jobs.work import Job, Receipt
 
 RANGE_BYTES = 128 << 20
-"""Text of a source whose hashes one task takes, about: some 80 MB of them, and as much again to sort them."""
+"""Text of a source whose hashes one task takes, about; a line takes 24 bytes, and again to sort."""
 _KINDS = {"lines": common_lines, "paragraphs": first_paragraphs}
 
 
