@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--text",
         type=Path,
-        help="learning, data: a folder of text, for learning a corpus, too (default: of the standard library)",
+        help="learning, data: a folder of text, or a corpus (default: of the standard library)",
     )
     options = parser.parse_args(argv)
     names = _names(options.names)

@@ -29,10 +29,14 @@ EVALUATION_SEED = h64("evaluation")  # an evaluation has the same pairs and mask
 
 @dataclass(frozen=True)
 class StreamRule:
-    """Rows are cut from the stream. `eos`: attention stays inside each document (None: it does not)."""
+    """Rows are cut from the stream. `eos`: attention stays inside each document (None: it does not).
+
+    `lead`: of an evaluation: so many tokens earlier each row begins.
+    """
 
     length: int
     eos: int | None = None
+    lead: int = 0
 
     @property
     def name(self) -> Kind:
@@ -161,11 +165,15 @@ def rule_of(
 
 
 def evaluation_rule(rule: Rule) -> StreamRule | SentenceRule:
-    """The rule of an evaluation: every token once for a GPT, whatever its training rows; a BERT's own."""
+    """The rule of an evaluation: every token once for a GPT, whatever its training rows; a BERT's own.
+
+    Where whole documents were packed, each stood behind the eos before it. So rows begin a token earlier, and
+    documents of one length, images, are seen as they were in training.
+    """
     if isinstance(rule, SentenceRule):
         return replace(rule, seed=EVALUATION_SEED)
     if isinstance(rule, BestfitRule):
-        return StreamRule(rule.length, rule.eos if rule.confine else None)
+        return StreamRule(rule.length, rule.eos if rule.confine else None, lead=1)
     return rule
 
 

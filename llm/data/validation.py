@@ -26,7 +26,8 @@ class Validation:
 
     Stream: row i of a source of T tokens has the inputs [i*L, i*L + L), and the targets one further, modulo
     T; i = 0..N-1 with N = T div L, then one row for the T mod L tokens that are left, padded with weight 0.
-    The stream being cyclic, each of its T tokens is a target exactly once, token 0 after the final eos.
+    The stream being cyclic, each of its T tokens is a target exactly once, token 0 after the final eos. With
+    the rule's `lead` all of this begins so many tokens earlier.
 
     A BERT's rules: the samples i = 0..N-1 of each source, with pairs and masks of a key that is fixed.
     """
@@ -90,11 +91,12 @@ class Validation:
             return replace(self._maker.make(picks, self.micro_batch)[0], numbers=padded)
         windows = np.zeros((self.micro_batch, self.length + 1), np.uint32)
         targets = np.zeros(self.micro_batch, np.int64)
+        assert isinstance(self._rule, StreamRule)
         for at, (k, i) in enumerate(zip(source.tolist(), row.tolist(), strict=True)):
             stream = self._origins[k].stream
             targets[at] = min(self.length, stream.tokens - i * self.length)
-            read_cyclic(stream, i * self.length, windows[at, : targets[at] + 1])
-        assert isinstance(self._rule, StreamRule)
+            start = (i * self.length - self._rule.lead) % stream.tokens
+            read_cyclic(stream, start, windows[at, : targets[at] + 1])
         return micro_batch_of(windows, targets, padded, self._rule.eos)
 
 

@@ -142,12 +142,25 @@ def test_a_bert_is_evaluated_on_its_samples_once(kind: Kind) -> None:
     assert part.rows == 10 and set(real_rows(list(part))) < set(rows) and part.tokens < alone.tokens
 
 
+def test_documents_of_a_row_each_are_evaluated_as_they_are_trained_on() -> None:
+    """Images: a row begins with the eos before one, and its last target is its own."""
+    tokens = np.tile(np.array([7, 8, 9, 3]), 5)
+    corpus = TextCorpus({"val": {"a": Text(3, 60)}})
+    corpus.splits["val"]["a"].stream = ArrayStream(tokens, 3)
+    rule = rule_of("bestfit", 4, vocabulary=VOCABULARY)
+    rows = list(validation_of_corpus(corpus, "val", 4, 2, rule=rule))
+    inputs = np.concatenate([m.inputs[m.weights.sum(1) > 0] for m in rows])
+    targets = np.concatenate([m.targets[m.weights.sum(1) > 0] for m in rows])
+    assert inputs.tolist() == [[3, 7, 8, 9]] * 5 and targets.tolist() == [[7, 8, 9, 3]] * 5
+
+
 def test_a_run_of_packed_documents_is_evaluated_on_every_token() -> None:
     text = TEXTS.splits["val"]["a"]
     rule = rule_of("bestfit", 40, vocabulary=VOCABULARY, confine=True)
     validation = validation_of_corpus(TEXTS, "val", 40, 4, sources=["a"], rule=rule)
     micro_batches = list(validation)
-    assert predictions(micro_batches) == circle(text.tokens) and validation.tokens == len(text.tokens)
+    *others, last = circle(text.tokens)  # after the last eos, the first of all: there the first row begins
+    assert predictions(micro_batches) == [last, *others] and validation.tokens == len(text.tokens)
     for m in micro_batches:
         assert m.documents is not None
         for x, w, d in zip(m.inputs, m.weights, m.documents, strict=True):
