@@ -1,4 +1,4 @@
-"""Pairs of curves to a picture (SVG): the curves above, how far apart they are below."""
+"""Curves to a picture (SVG): some lines, or pairs of curves above and how far apart they are below."""
 
 from __future__ import annotations
 
@@ -66,12 +66,39 @@ def draw(title: str, curves: Sequence[Curve], unit: str = "nats/token", within: 
         _text(steps.at(step), LOWER[1] + 18, f"{step:g}", anchor="middle") for step in ticks(0, steps.high)
     ]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, LOWER[1] + 40, "steps", anchor="middle"))
+    return _svg(title, HEIGHT, parts)
+
+
+def plot(title: str, x: str, y: str, lines: Mapping[str, Mapping[float, float]], log_x: bool = False) -> str:
+    """Lines by name, each a value by place, with points where they were measured; y begins at 0."""
+    place = math.log10 if log_x else float
+    xs = sorted({at for line in lines.values() for at in line})
+    across = Scale(place(xs[0]), place(xs[-1]), LEFT, WIDTH - RIGHT)
+    most = max(value for line in lines.values() for value in line.values())
+    up = Scale(0, ticks(0, 1.15 * most, 24)[-1], UPPER[1], UPPER[0])
+    parts = [_text(LEFT, 26, title, size=15, weight="bold"), _text(LEFT, UPPER[0] - 10, y)]
+    for value in ticks(0, up.high):
+        parts.append(f'<path d="M{LEFT} {up.at(value)}H{WIDTH - RIGHT}" stroke="{GRID}"/>')
+        parts.append(_text(LEFT - 8, up.at(value) + 4, f"{value:g}", anchor="end"))
+    for at in xs:
+        parts.append(_text(across.at(place(at)), UPPER[1] + 18, f"{at:,g}", anchor="middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, UPPER[1] + 40, x, anchor="middle"))
+    beside = LEFT
+    for (name, line), color in zip(lines.items(), COLORS, strict=False):
+        points = [(across.at(place(at)), up.at(value)) for at, value in sorted(line.items())]
+        parts += [_line(points, color), *(_circle(*point, color) for point in points)]
+        parts += [_line([(beside, 46), (beside + 22, 46)], color), _text(beside + 27, 50, name)]
+        beside += 40 + 7 * len(name)
+    return _svg(title, UPPER[1] + 60, parts)
+
+
+def _svg(title: str, height: int, parts: Sequence[str]) -> str:
     body = "\n".join(parts)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" font-family="sans-serif" font-size="12" fill="{INK}" role="img">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+        f'height="{height}" font-family="sans-serif" font-size="12" fill="{INK}" role="img">\n'
         f"<title>{escape(title)}</title>\n"
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>\n{body}\n</svg>\n'
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks import growth
+from benchmarks import growth, planted
 from benchmarks.data_peer import FAMILIES
 from benchmarks.ground import Ground
 from benchmarks.peers import datatrove_python
@@ -73,7 +73,7 @@ def run(ground: Ground) -> list[Row]:
         edges_row(ground),
     ]
     rows.append(work.everything_row())
-    return [*rows, *growth.rows(ground, texts)]
+    return [*rows, *planted.rows(ground, texts), *growth.rows(ground, texts)]
 
 
 class Work:

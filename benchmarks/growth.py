@@ -14,6 +14,7 @@ from typing import NamedTuple
 import psutil
 import yaml
 
+from benchmarks.curves import plot
 from benchmarks.ground import Ground
 from benchmarks.made_documents import write_documents
 from benchmarks.rows import Row
@@ -23,6 +24,7 @@ from data_jobs.manifest import read_manifest
 
 SIZES = (10_000, 100_000, 1_000_000)
 GIB = 1 << 30
+PICTURE = "growth.svg"
 _LOOK_SECONDS = 0.1
 
 
@@ -47,6 +49,13 @@ def rows(ground: Ground, texts: Sequence[str]) -> list[Row]:
     each = [1e6 * cost.cpu_seconds / cost.documents for cost in costs]
     figures = ", ".join(f"{c.documents:,}: {us:.0f} µs" for c, us in zip(costs, each, strict=True))
     note = f"made documents of about 600 bytes, one in ten a near duplicate; CPU time of all tasks; {figures}"
+    ground.pictures[PICTURE] = plot(
+        "Cost of a document as a corpus grows",
+        "documents",
+        "CPU time a document, µs",
+        {"all stages": {c.documents: us for c, us in zip(costs, each, strict=True)}},
+        log_x=True,
+    )
     dropped = ", ".join(f"{c.documents:,}: {c.near_duplicates:,}" for c in costs)
     return [
         Row(
