@@ -57,7 +57,10 @@ class CorpusSettings(Settings):
 
     @model_validator(mode="after")
     def _images_stand_alone(self) -> CorpusSettings:
-        if problem := images_problem(self.sources, self.max_document_bytes):
+        problem = images_problem(self.sources, self.max_document_bytes)
+        if problem is None and any(source.format == "images" for source in self.sources):
+            problem = _not_of_images(self)
+        if problem:
             raise ValueError(problem)
         return self
 
@@ -140,6 +143,17 @@ def images_problem(sources: Sequence[SourceSettings], max_document_bytes: int) -
             f"bytes, max_document_bytes is {max_document_bytes:,}: raise it"
         )
     return None
+
+
+def _not_of_images(settings: CorpusSettings) -> str | None:
+    """What was asked for of a corpus of images that only texts have; None where there is nothing."""
+    asked = {
+        "dedup: minhash": settings.dedup == "minhash",
+        "repeats": settings.repeats.wanted,
+        "decontaminate": bool(settings.decontaminate.files),
+    }
+    words = [name for name, is_asked in asked.items() if is_asked]
+    return f"{words[0]} is about words, which images have none of: leave it out" if words else None
 
 
 def most_entries(settings: CorpusSettings) -> int:

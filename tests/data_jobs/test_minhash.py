@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import datasketch
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -67,7 +68,6 @@ def test_banding_finds_what_the_curve_says(wanted: float) -> None:
 
 
 def test_estimates_beside_datasketch() -> None:
-    datasketch = pytest.importorskip("datasketch")
     ones, others, exact = pairs_of_sets(0.6, 100)
     theirs = []
     for one, other in zip(ones, others, strict=True):

@@ -178,6 +178,9 @@ def test_a_damaged_file(tmp_path: Path) -> None:
         ),
         ({"format": "images", "size": [0, 9]}, {}, "each from 1 to 4096 pixels"),
         (None, {"max_document_bytes": 1024}, r"size \[64, 64\] with 1 channels takes up to 8,192 bytes"),
+        (None, {"dedup": "minhash"}, "dedup: minhash is about words"),
+        (None, {"repeats": {"lines": True}}, "repeats is about words"),
+        (None, {"decontaminate": {"files": ["q.jsonl"]}}, "decontaminate is about words"),
     ],
 )
 def test_settings_that_do_not_fit(second: dict[str, Any] | None, changes: Any, says: str) -> None:
