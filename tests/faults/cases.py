@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from cluster import places
 from cluster.errors import RunError, UserError
@@ -27,6 +28,7 @@ from cluster.recipe import ROOT
 from data_jobs import open_corpus
 from data_jobs.corpus import Corpus
 from data_jobs.manifest import SHARDS
+from data_jobs.settings import CorpusSettings
 from data_jobs.shards import ShardFile
 from data_jobs.verify import problems
 from llm.train.checkpoints.layout import RunState
@@ -37,6 +39,8 @@ from llm.train.group import Group
 from llm.train.run_folder import read_metrics
 from tests import object_store
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl
+from tests.data_jobs.input_files import KINDS, write_source
+from tests.data_jobs.test_every_source import check_ledger
 from tests.journeys.home import HERE, RECIPE, Home
 from tests.journeys.test_architectures import BERT
 from tests.journeys.test_object_store import assert_same
@@ -45,6 +49,7 @@ from tests.journeys.test_survival import lost_and_given, worker_pids
 from tests.llm.train.test_engines import make_engine, train_steps
 
 FLIPS, PREPARE_KILLS, DRIVER_KILLS, KILLS_IN_ONE, STARTS, STORE_KILLS = 200, 24, 2, 20, 20, 3
+DATA_KILLS = 20
 
 
 def checkpoint_flips(seed: int) -> Iterator[str]:
@@ -94,23 +99,89 @@ def corpus_flips(seed: int) -> Iterator[str]:
 def prepare_kills(seed: int) -> Iterator[str]:
     """`prepare` killed at random points, often twice, and run again: every promised byte equal."""
     draw = random.Random(seed)
-    stages = ("clean", "spill", "merge")
-    points = [f"prepare.{when}_{stage}:job={{job}}" for when in ("before", "after") for stage in stages]
-    points += [f"prepare.{when}_{what}" for when in ("before", "after") for what in ("train", "manifest")]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        source = write_jsonl(home / "in.jsonl", make_texts(300))
-        arguments = [str(home / "in.jsonl"), str(home / "out")]
-        prepare(settings_for(source, shard_bytes=20_000, split_bytes=20_000), home / "clean")
-        want = fingerprint(home / "clean")
-        for _ in range(PREPARE_KILLS):
-            shutil.rmtree(home / "out", ignore_errors=True)
-            said = []
-            for _ in range(draw.randint(1, 2)):
-                fault = draw.choice(points).format(job=draw.randint(0, 1))
-                said.append(f"{fault} -> {_run(PREPARE, arguments, MANTA_FAULT=fault)}")
-            status = _run(PREPARE, arguments)
-            yield "" if status == 0 and fingerprint(home / "out") == want else f"{said}, then {status}"
+        plain, whole = ("clean", "spill", "merge"), EVERY_STAGE
+        for stages, settings in ((plain, _few_stages(home)), (whole, _every_stage(home, ("jsonl", "csv")))):
+            points = [
+                f"prepare.{when}_{stage}:job={{job}}" for when in ("before", "after") for stage in stages
+            ]
+            points += [
+                f"prepare.{when}_{what}" for when in ("before", "after") for what in ("train", "manifest")
+            ]
+            prepare(settings, home / f"clean-{len(stages)}")
+            want = fingerprint(home / f"clean-{len(stages)}")
+            arguments = [settings.model_dump_json(), str(home / "out")]
+            for _ in range(PREPARE_KILLS):
+                shutil.rmtree(home / "out", ignore_errors=True)
+                said = []
+                for _ in range(draw.randint(1, 2)):
+                    fault = draw.choice(points).format(job=draw.randint(0, 1))
+                    said.append(f"{fault} -> {_run(PREPARE, arguments, MANTA_FAULT=fault)}")
+                status = _run(PREPARE, arguments)
+                yield "" if status == 0 and fingerprint(home / "out") == want else f"{said}, then {status}"
+
+
+def data_kills(seed: int) -> Iterator[str]:
+    """Every kind of source, every stage, on Ray with 1 and 2 workers: workers and the driver killed at random
+    points, every promised byte equal to those of one process that was never stopped, and the ledger exact.
+    """
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder))
+        settings = _every_stage(home.path, KINDS)
+        home.recipe.write_text(yaml.safe_dump({"corpus": settings.model_dump(mode="json")}))
+        check_ledger(prepare(settings, home.path / "clean"))
+        want = fingerprint(home.path / "clean")
+        args = (str(home.recipe), "--corpus.out", str(home.corpus), "--cluster.num_cpus")
+        for number in range(DATA_KILLS):
+            shutil.rmtree(home.corpus, ignore_errors=True)
+            workers, is_worker = str(1 + number % 2), number % 4 < 2
+            when = draw.choice(("before", "after"))
+            if is_worker:  # the task is run again by Ray, and the command ends well
+                fault = f"prepare.{when}_{draw.choice(EVERY_STAGE)}:job=0"
+                once = {"MANTA_FAULT": fault, "MANTA_FAULT_ONCE": str(home.path / f"killed-{number}")}
+                home.call("data_jobs.prepare", *args, workers, **once)
+                reached = Path(once["MANTA_FAULT_ONCE"]).exists()
+            else:
+                fault = f"prepare.{when}_{draw.choice(('train', 'manifest'))}"
+                home.call("data_jobs.prepare", *args, workers, status=-signal.SIGKILL, MANTA_FAULT=fault)
+                home.call("data_jobs.prepare", *args, workers)
+                reached = True
+            same = fingerprint(home.corpus) == want
+            yield "" if same and reached else f"{fault}, {workers} workers: same {same}, reached {reached}"
+
+
+def _few_stages(home: Path) -> CorpusSettings:
+    source = write_jsonl(home / "in.jsonl", make_texts(300))
+    return settings_for(source, shard_bytes=20_000, split_bytes=20_000)
+
+
+def _every_stage(home: Path, kinds: Sequence[str]) -> CorpusSettings:
+    """A source of each kind, with lines that many share, near duplicates, and an evaluation text."""
+    texts = [
+        f"{text.replace(NEWLINE, ' ')}{NEWLINE}This line stands in every one." for text in make_texts(60)
+    ]
+    texts += [f"{text} And a word more." for text in texts[::3]]
+    sources = []
+    for number, kind in enumerate(kinds):
+        own = [text.replace(NEWLINE, " ") for text in texts] if kind == "text line" else texts
+        sources.append({"name": f"s{number}", **write_source(home / f"in-{number}", kind, own)})
+    (home / "questions.txt").write_text(texts[7])
+    return CorpusSettings.model_validate(
+        {
+            "sources": sources,
+            "filters": {"length": {"min_words": 8}},
+            "repeats": {"lines": True, "min_documents": 5, "paragraphs": True},
+            "decontaminate": {"files": [str(home / "questions.txt")]},
+            "dedup": "minhash",
+            "minhash": {"threshold": 0.6, "ranges": 2},
+            "tokenizer": {"vocab_size": 500},
+            "shard_bytes": 20_000,
+            "split_bytes": 5_000,
+            "max_bad_fraction": 1.0,
+        }
+    )
 
 
 def worker_kills(seed: int) -> Iterator[str]:
@@ -316,18 +387,23 @@ def layouts(seed: int) -> Iterator[str]:
 CASES: dict[str, Callable[[int], Iterator[str]]] = {
     case.__name__: case
     for case in (
-        checkpoint_flips, corpus_flips, prepare_kills, worker_kills, checkpoint_kills, random_kills,
-        driver_kills, sigterms, node_kills, elastic, worlds, two_starts, paused_holders,
+        checkpoint_flips, corpus_flips, prepare_kills, data_kills, worker_kills, checkpoint_kills,
+        random_kills, driver_kills, sigterms, node_kills, elastic, worlds, two_starts, paused_holders,
         stopped_workers, object_storage, guarded_steps, layouts,
     )
 }  # fmt: skip
 
+EVERY_STAGE = (
+    "clean", "units", "repeat", "rewrite", "evaluation", "contamination", "signature", "bucket", "component",
+    "choose", "verdict", "spill", "merge",
+)  # fmt: skip
+NEWLINE = "\n"
 PREPARE = """
 import sys
 from pathlib import Path
-from llm.train.group import Group
-from tests.data_jobs.conftest import prepare, settings_for
-prepare(settings_for(sys.argv[1], shard_bytes=20_000, split_bytes=20_000), Path(sys.argv[2]))
+from data_jobs.settings import CorpusSettings
+from tests.data_jobs.conftest import prepare
+prepare(CorpusSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
