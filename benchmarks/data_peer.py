@@ -39,7 +39,12 @@ def step_of(step: str) -> Callable[[str], object]:
         from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
 
         stage = MinhashDedupSignature("/tmp")
-        return lambda text: stage.get_signature(stage.get_shingles(text))
+
+        def sign(text: str) -> object:
+            shingles = stage.get_shingles(text)
+            return stage.get_signature(shingles) if shingles.size else None  # as its own loop does
+
+        return sign
     if step == "clean":
         from datatrove.pipeline.formatters import FTFYFormatter, PIIFormatter
 
