@@ -29,18 +29,18 @@ from benchmarks.prose import prose
 from benchmarks.rows import Row
 from cluster.errors import RunError
 from cluster.recipe import ROOT
-from data_jobs.clean_settings import CleanSettings
-from data_jobs.cleaning import Cleaner
-from data_jobs.graph_kernels import star_forest
-from data_jobs.judging import BATCH_BYTES, Dropped, Judge
-from data_jobs.minhash import permutations
+from data_jobs.cleaning.clean_settings import CleanSettings
+from data_jobs.cleaning.cleaner import Cleaner
+from data_jobs.dedup.graph_kernels import star_forest
+from data_jobs.dedup.minhash import permutations
+from data_jobs.dedup.text_kernels import sign_texts
+from data_jobs.filters.judging import BATCH_BYTES, Dropped, Judge
+from data_jobs.reading.source_settings import SourceSettings
 from data_jobs.settings import CorpusSettings
-from data_jobs.source_settings import SourceSettings
-from data_jobs.text_column import TextColumn
-from data_jobs.text_kernels import sign_texts
-from data_jobs.tokenizer import SentencePieceTokenizer
-from data_jobs.tokenizer_settings import TokenizerSettings
-from data_jobs.tokenizer_training import train_tokenizer
+from data_jobs.tokens.text_column import TextColumn
+from data_jobs.tokens.tokenizer import SentencePieceTokenizer
+from data_jobs.tokens.tokenizer_settings import TokenizerSettings
+from data_jobs.tokens.tokenizer_training import train_tokenizer
 
 DATATROVE = "datatrove 0.10.1"
 RUNS = 5

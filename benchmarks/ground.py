@@ -11,10 +11,10 @@ import yaml
 
 from benchmarks.process import run_module
 from cluster.recipe import Recipe, load_recipe
-from data_jobs.corpus import Corpus, open_corpus
-from data_jobs.inputs import list_files
 from data_jobs.pipeline import Build
+from data_jobs.reading.inputs import list_files
 from data_jobs.settings import CorpusSettings
+from data_jobs.shards.corpus import Corpus, open_corpus
 from data_jobs.work import run_here
 from llm.settings import ModelSettings, PretrainSettings
 

@@ -20,7 +20,7 @@ from benchmarks.made_documents import write_documents
 from benchmarks.rows import Row
 from cluster.errors import RunError
 from cluster.recipe import ROOT
-from data_jobs.manifest import read_manifest
+from data_jobs.shards.manifest import read_manifest
 
 SIZES = (10_000, 100_000, 1_000_000)
 GIB = 1 << 30

@@ -22,7 +22,7 @@ from benchmarks.machine import cores
 from benchmarks.process import run_module
 from benchmarks.rows import Row
 from cluster.recipe import load_recipe
-from data_jobs.corpus import Corpus, open_corpus
+from data_jobs.shards.corpus import Corpus, open_corpus
 from llm.data.batches import BatchPlan
 from llm.data.loader import Loader
 from llm.data.samples import MicroBatch

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_jobs.corpus import TokenStream
-from data_jobs.manifest import Shard
-from data_jobs.shards import Lists, write_shard
+from data_jobs.shards.corpus import TokenStream
+from data_jobs.shards.manifest import Shard
+from data_jobs.shards.shard_file import Lists, write_shard
 from llm.data.batches import BatchPlan
 from llm.data.loader import Loader
 from llm.data.order import Order, order_of_corpus

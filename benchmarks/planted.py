@@ -15,9 +15,9 @@ from benchmarks.ground import Ground
 from benchmarks.made_documents import Chain
 from benchmarks.process import run_module
 from benchmarks.rows import Row
-from data_jobs.manifest import read_manifest
-from data_jobs.minhash import found_share
+from data_jobs.dedup.minhash import found_share
 from data_jobs.settings import CorpusSettings
+from data_jobs.shards.manifest import read_manifest
 
 RATES = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3)
 PAIRS = 1000
@@ -89,7 +89,7 @@ def _pair(chain: Chain, rate: float, seed: int) -> tuple[str, str]:
 
 def jaccard(one: str, other: str, ngram: int) -> float:
     """Of the sets of word n-grams, in plain Python."""
-    from data_jobs.text_kernels import words_of
+    from data_jobs.dedup.text_kernels import words_of
 
     sets = []
     for text in (one, other):

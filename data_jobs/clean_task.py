@@ -7,18 +7,18 @@ from collections import Counter
 from typing import Any
 
 from cluster.errors import UserError
-from data_jobs.clean_settings import rules_of_source
-from data_jobs.cleaning import Cleaner, cut_text
-from data_jobs.inputs import Split
-from data_jobs.judging import BATCH_BYTES, Dropped, Judge, judge_nothing
+from data_jobs.cleaning.clean_settings import rules_of_source
+from data_jobs.cleaning.cleaner import Cleaner, cut_text
+from data_jobs.filters.judging import BATCH_BYTES, Dropped, Judge, judge_nothing
 from data_jobs.ledger import Count
-from data_jobs.missing import is_left_out
-from data_jobs.raw_bytes import Piece, Reading
-from data_jobs.records import HEAD_BYTES, Place, Record, Reject
+from data_jobs.reading.inputs import Split
+from data_jobs.reading.missing import is_left_out
+from data_jobs.reading.raw_bytes import Piece, Reading
+from data_jobs.reading.records import HEAD_BYTES, Place, Record, Reject
+from data_jobs.reading.sources import read_source
 from data_jobs.rejects import RejectSample
 from data_jobs.run_writer import RunWriter, utf8_bytes
 from data_jobs.settings import CorpusSettings
-from data_jobs.sources import read_source
 from data_jobs.work import Job
 
 

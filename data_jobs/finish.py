@@ -12,17 +12,17 @@ from cluster.fault_points import fault_point
 from cluster.places import sync_folder, write_bytes, write_json
 from cluster.sealed import seal
 from data_jobs import state
-from data_jobs.inputs import InputFile, Split
 from data_jobs.ledger import Count, chain, total
-from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, Shard, index_bytes, make_manifest
-from data_jobs.missing import is_left_out
+from data_jobs.reading.inputs import InputFile, Split
+from data_jobs.reading.missing import is_left_out
+from data_jobs.reading.source_settings import SourceSettings
 from data_jobs.rejects import RejectSample
 from data_jobs.report import make_report, texts_of_report, write_rejected
-from data_jobs.sentences import rule_of
 from data_jobs.settings import CorpusSettings, metadata_of
-from data_jobs.source_settings import SourceSettings
-from data_jobs.spill_task import token_dtype
-from data_jobs.tokenizer import Tokenizer
+from data_jobs.shards.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, Shard, index_bytes, make_manifest
+from data_jobs.tokens.sentences import rule_of
+from data_jobs.tokens.spill_task import token_dtype
+from data_jobs.tokens.tokenizer import Tokenizer
 from data_jobs.work import Job, Receipt
 
 StageReceipts = dict[str, Sequence[tuple[int, Receipt]]]

@@ -19,19 +19,19 @@ from cluster.fault_points import fault_point
 from cluster.places import to_json, write_bytes, write_json
 from data_jobs import state
 from data_jobs.clean_task import clean_split
-from data_jobs.decontaminate import drop_contaminated
+from data_jobs.dedup.decontaminate import drop_contaminated
+from data_jobs.dedup.near_duplicates import drop_near_duplicates
+from data_jobs.dedup.repeats import remove_repeats
 from data_jobs.finish import Finished, StageReceipts, check_left, check_readable, write_corpus
 from data_jobs.hashes import sha256
-from data_jobs.inputs import InputFile, Split, cut_splits
-from data_jobs.manifest import SHARDS, SPLITS
-from data_jobs.merge_task import merge_shard
-from data_jobs.near_duplicates import drop_near_duplicates
-from data_jobs.repeats import remove_repeats
-from data_jobs.sentences import rule_of
+from data_jobs.reading.inputs import InputFile, Split, cut_splits
 from data_jobs.settings import CorpusSettings, fixed_settings, metadata_of
-from data_jobs.spill_task import spill_run
-from data_jobs.tokenizer import Tokenizer, load_tokenizer
-from data_jobs.tokenizer_making import make_tokenizer
+from data_jobs.shards.manifest import SHARDS, SPLITS
+from data_jobs.shards.merge_task import merge_shard
+from data_jobs.tokens.sentences import rule_of
+from data_jobs.tokens.spill_task import spill_run
+from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
+from data_jobs.tokens.tokenizer_making import make_tokenizer
 from data_jobs.work import Job, Receipt, Runner, Task, committed
 
 Progress = Callable[[str, int, int], None]

@@ -18,13 +18,13 @@ from cluster.places import ObjectPath, Place
 from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from data_jobs import state
+from data_jobs.dedup.near_report import alarms
 from data_jobs.hashes import sha256
-from data_jobs.inputs import InputFile, list_files
-from data_jobs.manifest import MANIFEST, SPLITS, read_manifest
-from data_jobs.near_report import alarms
 from data_jobs.pipeline import Build
 from data_jobs.ray_splits import RayRunner
+from data_jobs.reading.inputs import InputFile, list_files
 from data_jobs.settings import CorpusSettings, fixed_settings, without_effect
+from data_jobs.shards.manifest import MANIFEST, SPLITS, read_manifest
 from data_jobs.work import run_here
 
 DESCRIPTION = (

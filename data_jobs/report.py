@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.places import write_bytes
-from data_jobs.cleaning_spelling import sum_corrections
-from data_jobs.histograms import add_histograms
+from data_jobs.cleaning.spelling import sum_corrections
+from data_jobs.filters.histograms import add_histograms
 
 
 def make_report(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.errors import RunError
-from data_jobs.drops import Drops
+from data_jobs.dedup.drops import Drops
 from data_jobs.hashes import MASK64
 
 BATCH_BYTES = 1 << 20

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from cluster.fields import Settings, free, identity, values_of_kind
-from data_jobs.clean_settings import CleanSettings
-from data_jobs.dedup_settings import DecontaminateSettings, MinhashSettings, RepeatsSettings
-from data_jobs.filter_settings import FilterSettings, fixed_filters
-from data_jobs.source_settings import SourceSettings, metadata_fields
-from data_jobs.tokenizer import load_tokenizer
-from data_jobs.tokenizer_settings import TokenizerSettings
+from data_jobs.cleaning.clean_settings import CleanSettings
+from data_jobs.dedup.dedup_settings import DecontaminateSettings, MinhashSettings, RepeatsSettings
+from data_jobs.filters.filter_settings import FilterSettings, fixed_filters
+from data_jobs.reading.source_settings import SourceSettings, metadata_fields
+from data_jobs.tokens.tokenizer import load_tokenizer
+from data_jobs.tokens.tokenizer_settings import TokenizerSettings
 
 MIB = 1 << 20
 
@@ -77,7 +77,9 @@ def fixed_settings(settings: CorpusSettings) -> dict[str, Any]:
     unused = [name for name, used in _used(settings).items() if not used]
     fixed = {name: value for name, value in fixed.items() if name.split(".")[0] not in unused}
     if settings.decontaminate.files:
-        from data_jobs.evaluation_task import digest_of  # the readers of raw data: late, for a quick start
+        from data_jobs.dedup.evaluation_task import (
+            digest_of,  # the readers of raw data: late, for a quick start
+        )
 
         fixed["decontaminate.digest"] = digest_of(settings.decontaminate.files)
     for family, values in fixed_filters(settings.filters).items():

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from cluster.errors import UserError
 from cluster.places import ObjectPath, Place, delete_tree, sync_folder, write_json
-from data_jobs.inputs import InputFile
-from data_jobs.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, read_manifest
-from data_jobs.raw_bytes import Piece, Reading
+from data_jobs.reading.inputs import InputFile
+from data_jobs.reading.raw_bytes import Piece, Reading
+from data_jobs.reading.source_settings import SourceSettings, holds_names
+from data_jobs.reading.sources import read_through
 from data_jobs.settings import differences
-from data_jobs.source_settings import SourceSettings, holds_names
-from data_jobs.sources import read_through
+from data_jobs.shards.manifest import INDEX, MANIFEST, SHARDS, TOKENIZER, read_manifest
 from data_jobs.work import FOLDER
 
 INPUT, REPORT, REPORT_PAGE, REJECTED = "input.json", "report.json", "report.html", "rejected"

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from cluster import places
 from cluster.errors import RunError, UserError, run_command
-from data_jobs.corpus import Corpus
-from data_jobs.manifest import Shard, read_index, read_manifest
-from data_jobs.shards import ShardFile
+from data_jobs.shards.corpus import Corpus
+from data_jobs.shards.manifest import Shard, read_index, read_manifest
+from data_jobs.shards.shard_file import ShardFile
 
 
 def problems(corpus: Corpus, quiet: bool = False) -> Iterator[str]:

@@ -14,8 +14,8 @@ import torch
 
 from cluster.errors import UserError, run_command
 from data_jobs import open_corpus
-from data_jobs.cleaning import clean_text, recorded_rules
-from data_jobs.tokenizer_pixels import PixelTokenizer
+from data_jobs.cleaning.cleaner import clean_text, recorded_rules
+from data_jobs.tokens.tokenizer_pixels import PixelTokenizer
 from llm.data.samples import MicroBatch
 from llm.data.validation import Validation, validation_of_corpus, validation_of_tokens
 from llm.loading import Loaded, load

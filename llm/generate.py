@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import UserError, run_command
-from data_jobs.tokenizer import Tokenizer
-from data_jobs.tokenizer_pixels import PixelTokenizer
+from data_jobs.tokens.tokenizer import Tokenizer
+from data_jobs.tokens.tokenizer_pixels import PixelTokenizer
 from llm.loading import Loaded, load
 from llm.model.bert import BERT
 from llm.model.drawing import draw, write_images

@@ -9,7 +9,7 @@ from typing import Any
 from cluster import places
 from cluster.errors import UserError
 from cluster.places import Place
-from data_jobs.tokenizer import Tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer
 from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.model import Model, make_model
 from llm.settings import ModelSettings

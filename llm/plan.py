@@ -14,7 +14,7 @@ from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from data_jobs import open_corpus
 from data_jobs.settings import CorpusSettings, most_entries
-from data_jobs.tokenizer import load_tokenizer
+from data_jobs.tokens.tokenizer import load_tokenizer
 from llm.data.batches import micro_steps
 from llm.model.counts import describe
 from llm.settings import ModelSettings, PretrainSettings

@@ -16,7 +16,7 @@ from cluster.lease import hold
 from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from data_jobs import open_corpus
-from data_jobs.tokenizer import Tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_fits, launch

@@ -39,7 +39,8 @@ DOOR_PACKAGES = {"ray.tune": "llm", "ray.data": "data_jobs"}
 # What llm may import of data_jobs: the shard contract and the record reader. Cleaning is of the former,
 # since the bits per byte of a text file are counted on its cleaned text.
 CONTRACT = re.compile(
-    r"data_jobs(\.open_corpus|\.(corpus|shard\w*|hashes|tokenizer(_hf|_pixels)?|cleaning|records|json_lines|sources|raw_bytes|settings)(\.\w+)*)?"
+    r"data_jobs(\.open_corpus|\.(settings|hashes|shards|tokens\.tokenizer(_hf|_pixels)?|cleaning\.cleaner"
+    r"|reading\.(records|json_lines|sources|raw_bytes))(\.\w+)*)?"
 )
 # What the rooms of llm may import from beside them: no entry file.
 ROOMS = ("model", "data", "train", "tasks", "pages", "exchange")

@@ -3,5 +3,5 @@
 run, checkpoint ──► architectures.py ──► config.json, *.safetensors ──► transformers
                     tokenizer_files.py ► tokenizer.json, tokenizer_config.json
 transformers ─────► config.json, *.safetensors ──► architectures.py ──► model.json, weights.safetensors
-                    tokenizer files ──► data_jobs.tokenizer_hf
+                    tokenizer files ──► data_jobs.tokens.tokenizer_hf
 """

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cluster.errors import RunError
 from cluster.places import Place
-from data_jobs.tokenizer import Tokenizer
-from data_jobs.tokenizer_hf import HuggingFaceTokenizer
+from data_jobs.tokens.tokenizer import Tokenizer
+from data_jobs.tokens.tokenizer_hf import HuggingFaceTokenizer
 from llm.exchange.architectures import EMBEDDING, Architecture, architecture_for, differences
 from llm.exchange.model_folder import Imported, new_folder
 from llm.exchange.tensor_files import Entry, write_shards

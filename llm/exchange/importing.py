@@ -14,7 +14,7 @@ from torch import Tensor
 from cluster.errors import UserError
 from cluster.places import Place, write_bytes
 from cluster.sealed import seal
-from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
 from llm.exchange.architectures import Architecture, architecture_of, differences
 from llm.exchange.fields import Config
 from llm.exchange.model_folder import FORMAT, MODEL, TOKENIZER, WEIGHTS, new_folder

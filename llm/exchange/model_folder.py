@@ -24,8 +24,8 @@ from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath, Place, sync_folder
 from cluster.sealed import unseal
-from data_jobs.tokenizer import Tokenizer, load_tokenizer
-from data_jobs.tokenizer_hf import HuggingFaceTokenizer
+from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
+from data_jobs.tokens.tokenizer_hf import HuggingFaceTokenizer
 from llm.exchange.tensor_files import TensorFiles, digest_of
 from llm.settings import ModelSettings
 

@@ -23,8 +23,8 @@ from tokenizers.models import BPE
 
 from cluster.errors import RunError, UserError
 from cluster.places import write_bytes, write_json
-from data_jobs.tokenizer import NEWLINES, SPACE, SPECIALS, SentencePieceTokenizer, Tokenizer
-from data_jobs.tokenizer_hf import CONFIG_FILE, TOKENIZER_FILE, HuggingFaceTokenizer
+from data_jobs.tokens.tokenizer import NEWLINES, SPACE, SPECIALS, SentencePieceTokenizer, Tokenizer
+from data_jobs.tokens.tokenizer_hf import CONFIG_FILE, TOKENIZER_FILE, HuggingFaceTokenizer
 
 Kind = Literal["gpt", "bert"]
 Merge = tuple[str, str]

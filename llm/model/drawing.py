@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cluster import places
 from cluster.errors import UserError
 from cluster.places import Place
-from data_jobs.tokenizer_pixels import PixelTokenizer
+from data_jobs.tokens.tokenizer_pixels import PixelTokenizer
 from llm.model.generation import generate
 from llm.model.gpt import GPT
 from llm.model.sampling import Sampling

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from data_jobs.tokenizer import Tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer
 from llm.model.cache import KeyValues
 from llm.model.gpt import GPT
 from llm.model.packed import packed

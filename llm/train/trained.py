@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from cluster.errors import RunError, UserError
 from cluster.places import Place
-from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
 from llm.settings import ModelSettings
 from llm.train.checkpoints.layout import INDEX
 from llm.train.checkpoints.load import CheckpointReader, newest_good

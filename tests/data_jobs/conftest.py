@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from data_jobs.inputs import cut_splits, list_files
 from data_jobs.pipeline import Build
-from data_jobs.raw_bytes import Piece, Reading
-from data_jobs.records import Record, Reject
+from data_jobs.reading.inputs import cut_splits, list_files
+from data_jobs.reading.raw_bytes import Piece, Reading
+from data_jobs.reading.records import Record, Reject
+from data_jobs.reading.source_settings import SourceSettings
+from data_jobs.reading.sources import read_source
 from data_jobs.settings import CorpusSettings
-from data_jobs.source_settings import SourceSettings
-from data_jobs.sources import read_source
 from data_jobs.work import run_here
 
 Prepare = Callable[..., dict[str, Any]]

@@ -1,4 +1,4 @@
-"""What the kernels measure, in plain Python, straight from the words of `data_jobs/measures.py`."""
+"""What the kernels measure, in plain Python, straight from the words of `data_jobs/filters/measures.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from data_jobs.character_classes import (
+from data_jobs.filters.character_classes import (
     BULLET,
     CJK,
     CLOSER,
@@ -20,7 +20,7 @@ from data_jobs.character_classes import (
     WIDE,
     class_table,
 )
-from data_jobs.measures import Column
+from data_jobs.filters.measures import Column
 
 STOPS = re.compile(r"[^A-Za-z]*(the|be|to|of|and|that|have|with)[^A-Za-z]*", re.IGNORECASE | re.ASCII)
 PHRASES = (

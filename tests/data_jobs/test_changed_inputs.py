@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import RunError, UserError
-from data_jobs import sources
-from data_jobs.inputs import cut_splits, list_files
-from data_jobs.raw_bytes import Reading
-from data_jobs.sources import read_source
+from data_jobs.reading import sources
+from data_jobs.reading.inputs import cut_splits, list_files
+from data_jobs.reading.raw_bytes import Reading
+from data_jobs.reading.sources import read_source
 from tests.data_jobs.conftest import prepare, settings_for, source_of, write_jsonl
 from tests.data_jobs.input_files import KINDS, write_source
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_jobs.clean_settings import CleanSettings, rules_of_source
-from data_jobs.cleaning import Cleaner, clean_text, cut_bytes, cut_text, recorded_rules
+from data_jobs.cleaning.clean_settings import CleanSettings, rules_of_source
+from data_jobs.cleaning.cleaner import Cleaner, clean_text, cut_bytes, cut_text, recorded_rules
 from data_jobs.settings import CorpusSettings, fixed_settings
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_jobs.cleaning_encoding import is_suspicious, repair_encoding
+from data_jobs.cleaning.encoding import is_suspicious, repair_encoding
 
 TEXTS = [
     "Naïve café, über größe: “quoted” – dashed… it’s €5",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_jobs.cleaning_private import (
+from data_jobs.cleaning.private_data import (
     find_cards,
     find_emails,
     find_ips,
@@ -16,7 +16,7 @@ from data_jobs.cleaning_private import (
     passes_luhn,
     steps_of,
 )
-from data_jobs.cleaning_signs import Signs
+from data_jobs.cleaning.signs import Signs
 
 KINDS = ("email", "phone", "ip", "card", "key")
 

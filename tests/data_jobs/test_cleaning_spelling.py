@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_jobs.cleaning_spelling import MAX_UNKNOWN, Speller, sum_corrections
+from data_jobs.cleaning.spelling import MAX_UNKNOWN, Speller, sum_corrections
 
 SENTENCE = "the people of this town have always known where the river comes from and where it goes"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data_jobs.raw_bytes import DamagedFile, Piece, Reading, compression, read_blocks
+from data_jobs.reading.raw_bytes import DamagedFile, Piece, Reading, compression, read_blocks
 from tests.data_jobs.conftest import read
 from tests.data_jobs.input_files import PACK
 

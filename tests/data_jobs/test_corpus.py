@@ -14,9 +14,9 @@ import pytest
 
 from cluster.errors import RunError, UserError
 from cluster.sealed import seal, unseal
-from data_jobs import digests, open_corpus
-from data_jobs.manifest import read_index, read_manifest
-from data_jobs.shards import Lists, ShardFile, write_shard
+from data_jobs import open_corpus
+from data_jobs.shards.manifest import read_index, read_manifest
+from data_jobs.shards.shard_file import Lists, ShardFile, digests, write_shard
 from data_jobs.verify import main as verify
 
 
@@ -27,7 +27,7 @@ def copy(corpus_folder: Path, tmp_path: Path) -> Path:
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys, data_jobs, data_jobs.settings, data_jobs.corpus; "
+        "import sys, data_jobs, data_jobs.settings, data_jobs.shards.corpus; "
         "assert not {'ray', 'torch', 'sentencepiece', 'numba', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -189,7 +189,7 @@ def flip(path: Path, at: int, bit: int = 0) -> None:
 def test_a_flip_in_each_chunk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 1 KiB here, so that a small shard has many."""
     monkeypatch.setattr(digests, "CHUNK_BYTES", 1024)
-    monkeypatch.setattr("data_jobs.shards.CHUNK_BYTES", 1024)
+    monkeypatch.setattr("data_jobs.shards.shard_file.CHUNK_BYTES", 1024)
     draw = np.random.default_rng(0)
     lengths = draw.integers(1, 40, 200)
     path = tmp_path / "s.arrow"

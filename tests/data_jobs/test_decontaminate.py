@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
-from data_jobs.evaluation_task import texts_of
+from data_jobs.dedup.evaluation_task import texts_of
 from data_jobs.settings import fixed_settings
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 from tests.data_jobs.dedup_reference import plain_words, random_text, with_edit

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import UserError
-from data_jobs.missing import is_left_out
+from data_jobs.reading.missing import is_left_out
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for
 from tests.data_jobs.input_files import KINDS, write_source
 

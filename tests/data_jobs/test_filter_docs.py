@@ -10,8 +10,8 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from cluster.fields import Settings
-from data_jobs.clean_settings import CleanSettings
-from data_jobs.filter_settings import FilterSettings
+from data_jobs.cleaning.clean_settings import CleanSettings
+from data_jobs.filters.filter_settings import FilterSettings
 from data_jobs.settings import CorpusSettings
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cleaning_and_filters.md").read_text("utf-8")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_jobs import filter_rules
-from data_jobs.filter_settings import (
+from data_jobs.filters import filter_rules
+from data_jobs.filters.filter_settings import (
     C4Filter,
     FilterSettings,
     FineWebFilter,
@@ -17,8 +17,8 @@ from data_jobs.filter_settings import (
     LengthFilter,
     WordListFilter,
 )
-from data_jobs.judging import Dropped, Judge, Kept
-from data_jobs.measures import Column, Measures
+from data_jobs.filters.judging import Dropped, Judge, Kept
+from data_jobs.filters.measures import Column, Measures
 from data_jobs.settings import CorpusSettings
 
 GOOD = {

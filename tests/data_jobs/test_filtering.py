@@ -10,7 +10,7 @@ import pytest
 
 from cluster.errors import UserError
 from data_jobs.clean_task import clean_split
-from data_jobs.inputs import cut_splits, list_files
+from data_jobs.reading.inputs import cut_splits, list_files
 from data_jobs.settings import fixed_settings
 from data_jobs.state import look
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl

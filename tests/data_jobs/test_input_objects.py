@@ -10,10 +10,10 @@ from cluster import object_file, places
 from cluster.errors import RunError, UserError
 from cluster.object_file import ObjectFile
 from cluster.places import ObjectPath
-from data_jobs.inputs import cut_splits, list_files
-from data_jobs.raw_bytes import Reading, stamp_of
+from data_jobs.reading.inputs import cut_splits, list_files
+from data_jobs.reading.raw_bytes import Reading, stamp_of
+from data_jobs.reading.sources import read_source
 from data_jobs.settings import fixed_settings
-from data_jobs.sources import read_source
 from data_jobs.state import look
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, source_of
 from tests.data_jobs.input_files import KINDS, write_source
@@ -157,7 +157,7 @@ def test_a_large_object_is_read_by_ranges(
     s3: S3, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each piece asks for its own bytes, a line more at either end, and never for the whole."""
-    monkeypatch.setattr("data_jobs.raw_bytes.BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("data_jobs.reading.raw_bytes.BLOCK_BYTES", 1_000)
     monkeypatch.setattr(object_file, "AHEAD_BYTES", 2_000)
     monkeypatch.setattr(object_file, "_FIRST_AHEAD", 500)
     said = write_source(tmp_path / "in", "jsonl", [f"{number} {'pad ' * 20}" for number in range(1_000)])

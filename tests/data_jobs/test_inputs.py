@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import UserError
-from data_jobs.folders import glob_regex
-from data_jobs.inputs import USUAL, cut_splits, list_files
-from data_jobs.source_settings import SourceSettings
+from data_jobs.reading.folders import glob_regex
+from data_jobs.reading.inputs import USUAL, cut_splits, list_files
+from data_jobs.reading.source_settings import SourceSettings
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
-from data_jobs.filter_settings import fixed_filters
-from data_jobs.histograms import add_histograms
-from data_jobs.judging import Dropped, Judge, Kept
-from data_jobs.language import TextClassifier, model_file
+from data_jobs.filters.filter_settings import fixed_filters
+from data_jobs.filters.histograms import add_histograms
+from data_jobs.filters.judging import Dropped, Judge, Kept
+from data_jobs.filters.language import TextClassifier, model_file
+from data_jobs.filters.word_list import WordList
 from data_jobs.settings import CorpusSettings
-from data_jobs.word_list import WordList
 from tests.data_jobs.conftest import make_texts
 from tests.data_jobs.test_filter_rules import CHINESE, PROSE
 
@@ -107,7 +107,7 @@ def test_a_list_of_words(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("# a comment\nDamn\nhot dog\nгадость\n坏词\n")
     words = WordList.of_file(path, "corpus.filters.words.path")
-    from data_jobs.scanning import Scanner
+    from data_jobs.filters.scanning import Scanner
 
     texts = [
         "Damn! It is a (hot-dog), no: a hot dog.", "DAMN damn", "damned hotdogs", "Гадость, гадость",

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 KERNEL = """
 from numba import njit
 from constants import SIZE
-from data_jobs.kernel_cache import fingerprint, renew
+from data_jobs.filters.kernel_cache import fingerprint, renew
 
 @njit("int64()", cache=True)
 def inner():

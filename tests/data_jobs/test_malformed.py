@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from data_jobs.raw_bytes import Piece, Reading
-from data_jobs.records import Reject
-from data_jobs.sources import read_source
+from data_jobs.reading.raw_bytes import Piece, Reading
+from data_jobs.reading.records import Reject
+from data_jobs.reading.sources import read_source
 from tests.data_jobs.conftest import read, source_of
 
 GOOD = [f"good {number} ü" for number in range(10)]

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_jobs.c4_lines import unwanted_bytes
-from data_jobs.filter_settings import C4Filter
-from data_jobs.measures import Column
-from data_jobs.scanning import LineRules, Scanner
+from data_jobs.filters.c4_lines import unwanted_bytes
+from data_jobs.filters.filter_settings import C4Filter
+from data_jobs.filters.measures import Column
+from data_jobs.filters.scanning import LineRules, Scanner
 from tests.data_jobs.reference_measures import measures_of, words_of
 
 RULES = LineRules(least_words=3, terminal_only=True)

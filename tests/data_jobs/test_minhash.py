@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_jobs.graph_kernels import count_common, next_pair, star_forest, unite
-from data_jobs.minhash import (
+from data_jobs.dedup.graph_kernels import count_common, next_pair, star_forest, unite
+from data_jobs.dedup.minhash import (
     band_keys,
     curve,
     deviation,
@@ -19,8 +19,8 @@ from data_jobs.minhash import (
     permutations,
     similarity,
 )
+from data_jobs.dedup.text_kernels import sign_texts
 from data_jobs.runs import text_buffers
-from data_jobs.text_kernels import sign_texts
 from tests.data_jobs.dedup_reference import clusters_of, jaccard, plain_shingles
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
-from data_jobs.missing import is_left_out
+from data_jobs.reading.missing import is_left_out
 from tests.data_jobs.conftest import make_texts, prepare, read, settings_for, source_of
 from tests.data_jobs.input_files import arrow, csv_bytes, jsonl, parquet
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from data_jobs.content import Placement, content_hash
-from data_jobs.near_report import alarms
+from data_jobs.dedup.near_report import alarms
 from data_jobs.prepare import main
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 from tests.data_jobs.dedup_reference import clusters_of, near_pairs, random_text, with_edit

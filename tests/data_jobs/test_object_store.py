@@ -16,9 +16,10 @@ from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath
 from cluster.settings import ClusterSettings
-from data_jobs import open_corpus, shard_ranges, state
-from data_jobs.corpus import FarTokenStream
+from data_jobs import open_corpus, state
 from data_jobs.prepare import _scratch, main
+from data_jobs.shards.corpus import FarTokenStream
+from data_jobs.shards import shard_ranges
 from data_jobs.verify import main as verify
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 from tests.object_store import S3
@@ -163,7 +164,7 @@ import sys, time
 from pathlib import Path
 from cluster import places
 from cluster.cache import Cache
-from data_jobs.shard_ranges import Chunks
+from data_jobs.shards.shard_ranges import Chunks
 chunks, path = Chunks(Cache(sys.argv[2], 1 << 30)), places.at(sys.argv[1]) / "nothing"
 for number in range(200):
     chunks.expect(path, 0, 100, f"{number:032x}")

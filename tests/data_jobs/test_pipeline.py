@@ -15,7 +15,7 @@ import pytest
 
 from cluster.errors import UserError
 from data_jobs import open_corpus
-from data_jobs.inputs import list_files
+from data_jobs.reading.inputs import list_files
 from data_jobs.settings import differences, fixed_settings
 from data_jobs.state import clear, look
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl
@@ -166,7 +166,7 @@ def test_of_duplicates_the_smallest_metadata_stays(tmp_path: Path, texts: list[s
         assert fingerprint(tmp_path / f"out{number}") == fingerprint(tmp_path / "out0")
     corpus = open_corpus(tmp_path / "out0")
     from data_jobs.content import content_hash, document_id
-    from data_jobs.shards import ShardFile
+    from data_jobs.shards.shard_file import ShardFile
 
     kept = {}
     for shard in corpus.shards:
@@ -211,7 +211,7 @@ def test_several_sources_and_formats(tmp_path: Path, texts: list[str]) -> None:
     assert corpus.sources("train") == ["docs", "book", "code"] and corpus.sources("val") == []
     assert [s["sentence_rule"] for s in manifest["sources"]] == ["prose-1", "prose-1", "code-1"]
     assert [s["weight"] for s in manifest["sources"]] == [None, None, 2.0]
-    from data_jobs.shards import ShardFile
+    from data_jobs.shards.shard_file import ShardFile
 
     shard = next(shard for shard in corpus.shards if shard.source == "code")
     paths = ShardFile(corpus.path / shard.name).batch["meta.path"].to_pylist()

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from data_jobs.pixels import read_image
-from data_jobs.raw_bytes import Piece, Reading
-from data_jobs.records import Record, Reject
-from data_jobs.source_settings import SourceSettings
+from data_jobs.reading.pixels import read_image
+from data_jobs.reading.raw_bytes import Piece, Reading
+from data_jobs.reading.records import Record, Reject
+from data_jobs.reading.source_settings import SourceSettings
 from tests.data_jobs.drawn import shape_of
 
 GRAY = shape_of(4, 8)

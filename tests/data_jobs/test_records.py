@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_jobs.raw_bytes import Piece, Reading
-from data_jobs.records import Record
-from data_jobs.sources import read_source
+from data_jobs.reading.raw_bytes import Piece, Reading
+from data_jobs.reading.records import Record
+from data_jobs.reading.sources import read_source
 from tests.data_jobs.conftest import read, source_of
 
 GOOD = [b'{"text": "good %d"}' % i for i in range(10)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from data_jobs.content import Placement, content_hash
-from data_jobs.rewrite_task import without
+from data_jobs.dedup.rewrite_task import without
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 from tests.data_jobs.dedup_reference import plain_words, random_text
 from tests.data_jobs.test_pipeline import documents

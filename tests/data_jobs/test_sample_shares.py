@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from data_jobs.sample import training_texts
-from data_jobs.sample_shares import sample_shares, weighted_texts
 from data_jobs.settings import CorpusSettings
+from data_jobs.tokens.sample import training_texts
+from data_jobs.tokens.sample_shares import sample_shares, weighted_texts
 from tests.data_jobs.conftest import make_texts, prepare, write_jsonl
 
 
@@ -57,7 +57,7 @@ def test_the_sample_follows_the_weights_and_not_the_cut(
         found[key] = texts
         return texts
 
-    monkeypatch.setattr("data_jobs.tokenizer_making.weighted_texts", watch)
+    monkeypatch.setattr("data_jobs.tokens.tokenizer_making.weighted_texts", watch)
     for weights in ({"en": 9.0, "zh": 1.0}, {"en": 1.0, "zh": 9.0}):
         for split_bytes in (20_000, 1 << 20):
             key = (weights["en"], split_bytes)
@@ -81,7 +81,7 @@ def test_without_weights_it_is_the_first_of_one_order(
         asked.append(sample_bytes)
         return training_texts(runs, sample_bytes)
 
-    monkeypatch.setattr("data_jobs.sample_shares.training_texts", watch)
+    monkeypatch.setattr("data_jobs.tokens.sample_shares.training_texts", watch)
     prepare(settings, tmp_path / "plain")
     prepare(settings_for(tmp_path, en=1.0, zh=2.0), tmp_path / "weighted")
     assert asked == [9_000, 3_000, 6_000]

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_jobs.sentence_kernel import NO_SMALL_FROM, SMALL, kinds
-from data_jobs.sentences import CODE, PROSE, WHOLE, rule_of, sentence_ends, token_ends
-from data_jobs.text_column import Offsets, TextColumn, TokenColumn
+from data_jobs.tokens.sentence_kernel import NO_SMALL_FROM, SMALL, kinds
+from data_jobs.tokens.sentences import CODE, PROSE, WHOLE, rule_of, sentence_ends, token_ends
+from data_jobs.tokens.text_column import Offsets, TextColumn, TokenColumn
 
 # The same rules as regular expressions, over one text: what the kernel is compared with.
 _SPACED, _CLOSED = ".!?…‼⁇⁈⁉؟۔܀։߹।॥᙮፧፨។៕᭚᭛᱾᱿", "。！？．｡︒﹒﹖﹗၊။"

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.errors import UserError
-from data_jobs import tables
-from data_jobs.records import Record, Reject
+from data_jobs.reading import tables
+from data_jobs.reading.records import Record, Reject
 from tests.data_jobs.conftest import make_texts, prepare, read, read_cut, settings_for, source_of
 from tests.data_jobs.input_files import arrow, parquet
 

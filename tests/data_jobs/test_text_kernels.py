@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_jobs.contamination_task import Known
-from data_jobs.evaluation_task import GRAMS, shingles_of
-from data_jobs.minhash import permutations
-from data_jobs.repeat_tasks import units_of
+from data_jobs.dedup.contamination_task import Known
+from data_jobs.dedup.evaluation_task import GRAMS, shingles_of
+from data_jobs.dedup.minhash import permutations
+from data_jobs.dedup.repeat_tasks import units_of
+from data_jobs.dedup.text_kernels import hash_shingles, sign_texts, words_of
 from data_jobs.runs import text_buffers
-from data_jobs.text_kernels import hash_shingles, sign_texts, words_of
 from tests.data_jobs.dedup_reference import plain_shingles, plain_words
 
 PIECES = [

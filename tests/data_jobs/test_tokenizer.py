@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.errors import RunError, UserError
-from data_jobs.tokenizer import NEWLINES, SPECIALS, SentencePieceTokenizer, load_tokenizer
-from data_jobs.tokenizer_settings import TokenizerSettings
-from data_jobs.tokenizer_training import train_tokenizer
+from data_jobs.tokens.tokenizer import NEWLINES, SPECIALS, SentencePieceTokenizer, load_tokenizer
+from data_jobs.tokens.tokenizer_settings import TokenizerSettings
+from data_jobs.tokens.tokenizer_training import train_tokenizer
 from tests.data_jobs.conftest import make_texts
 
 CODE = "def f(x):\n    if x:\n        return [x,\n\n\n                y]\n\tpass\n" * 20

@@ -19,7 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from cluster.errors import RunError, UserError
 from data_jobs import open_corpus
 from data_jobs.settings import fixed_settings
-from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl
 
 TEXTS = [*make_texts(200), "Ünïcode Ärger ÉTÉ it's we'll (a, b)!"]

@@ -16,12 +16,13 @@ from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 
 from cluster.errors import RunError, UserError
-from data_jobs import open_corpus, palette
-from data_jobs.palette import nearest, palette_of
+from data_jobs import open_corpus
 from data_jobs.prepare import warnings_of
+from data_jobs.reading import palette
+from data_jobs.reading.palette import nearest, palette_of
 from data_jobs.settings import CorpusSettings, most_entries
-from data_jobs.tokenizer import load_tokenizer
-from data_jobs.tokenizer_pixels import PixelTokenizer, pixel_tokenizer
+from data_jobs.tokens.tokenizer import load_tokenizer
+from data_jobs.tokens.tokenizer_pixels import PixelTokenizer, pixel_tokenizer
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, write_jsonl
 from tests.data_jobs.drawn import write_shapes
 

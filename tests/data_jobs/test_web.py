@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
-from data_jobs.html_text import decode_page, depth_of
-from data_jobs.inputs import list_files
-from data_jobs.missing import is_left_out
+from data_jobs.reading.html_text import decode_page, depth_of
+from data_jobs.reading.inputs import list_files
+from data_jobs.reading.missing import is_left_out
 from tests.data_jobs.conftest import make_texts, prepare, read, settings_for, source_of
 from tests.data_jobs.input_files import http, page, warc, warc_record, wet
 

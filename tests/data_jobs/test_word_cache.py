@@ -17,13 +17,13 @@ import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_jobs.sentencepiece_file import BYTE, CONTROL, FIXED, NORMAL, UNKNOWN, ModelFile, read_model
-from data_jobs.text_column import TextColumn, TokenColumn
-from data_jobs.tokenizer import NEWLINES, SPACE, SentencePieceTokenizer
-from data_jobs.tokenizer_settings import TokenizerSettings
-from data_jobs.tokenizer_training import train_tokenizer
-from data_jobs.word_cache import _FIRST_ENTRIES, WordCache
-from data_jobs.word_cuts import cuts_of
+from data_jobs.tokens.sentencepiece_file import BYTE, CONTROL, FIXED, NORMAL, UNKNOWN, ModelFile, read_model
+from data_jobs.tokens.text_column import TextColumn, TokenColumn
+from data_jobs.tokens.tokenizer import NEWLINES, SPACE, SentencePieceTokenizer
+from data_jobs.tokens.tokenizer_settings import TokenizerSettings
+from data_jobs.tokens.tokenizer_training import train_tokenizer
+from data_jobs.tokens.word_cache import _FIRST_ENTRIES, WordCache
+from data_jobs.tokens.word_cuts import cuts_of
 from tests.data_jobs.conftest import make_texts
 
 CODE = "def f(x):\n    if x:\n        return [x,\n\n\n                y]\n\tpass\n" * 20

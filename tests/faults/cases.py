@@ -26,10 +26,10 @@ from cluster.errors import RunError, UserError
 from cluster.lease import RENEW_SECONDS
 from cluster.recipe import ROOT
 from data_jobs import open_corpus
-from data_jobs.corpus import Corpus
-from data_jobs.manifest import SHARDS
 from data_jobs.settings import CorpusSettings
-from data_jobs.shards import ShardFile
+from data_jobs.shards.corpus import Corpus
+from data_jobs.shards.manifest import SHARDS
+from data_jobs.shards.shard_file import ShardFile
 from data_jobs.verify import problems
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import CheckpointReader, load_newest

@@ -8,8 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from data_jobs.inputs import list_files
 from data_jobs.pipeline import Build
+from data_jobs.reading.inputs import list_files
 from data_jobs.settings import CorpusSettings
 from data_jobs.work import run_here
 from llm.train.run_folder import FORMAT

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cluster.errors import UserError
-from data_jobs.tokenizer import Tokenizer, load_tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
 from llm import generate
 from llm.loading import Loaded
 from llm.model import make_model

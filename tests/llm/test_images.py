@@ -13,10 +13,10 @@ from PIL import Image
 import llm
 from cluster.errors import UserError
 from cluster.recipe import Recipe, load_recipe
-from data_jobs.inputs import list_files
 from data_jobs.pipeline import Build
+from data_jobs.reading.inputs import list_files
 from data_jobs.settings import CorpusSettings
-from data_jobs.tokenizer_pixels import PixelTokenizer, pixel_tokenizer
+from data_jobs.tokens.tokenizer_pixels import PixelTokenizer, pixel_tokenizer
 from data_jobs.work import run_here
 from llm import evaluate, generate, plan, pretrain
 from llm.exchange.tokenizer_files import write_tokenizer

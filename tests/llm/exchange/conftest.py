@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from data_jobs.tokenizer import Tokenizer
-from data_jobs.tokenizer_settings import TokenizerSettings
-from data_jobs.tokenizer_training import train_tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer
+from data_jobs.tokens.tokenizer_settings import TokenizerSettings
+from data_jobs.tokens.tokenizer_training import train_tokenizer
 from llm.exchange.tokenizer_files import write_tokenizer
 from tests.data_jobs.conftest import make_texts
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from cluster import places
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath
-from data_jobs.tokenizer import Tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer
 from llm import evaluate, export, generate, import_hf
 from llm.exchange.architectures import architecture_for
 from llm.exchange.exporting import Source, export_model

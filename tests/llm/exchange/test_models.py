@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_jobs.tokenizer import Tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer
 from llm.exchange.architectures import MODEL_TYPES, Architecture, architecture_for
 from llm.exchange.exporting import export_model, source_of
 from llm.exchange.importing import import_model

@@ -16,10 +16,10 @@ from tokenizers import decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 from cluster.errors import RunError, UserError
-from data_jobs.tokenizer import SPECIALS, SentencePieceTokenizer, load_tokenizer
-from data_jobs.tokenizer_hf import HuggingFaceTokenizer
-from data_jobs.tokenizer_settings import TokenizerSettings
-from data_jobs.tokenizer_training import train_tokenizer
+from data_jobs.tokens.tokenizer import SPECIALS, SentencePieceTokenizer, load_tokenizer
+from data_jobs.tokens.tokenizer_hf import HuggingFaceTokenizer
+from data_jobs.tokens.tokenizer_settings import TokenizerSettings
+from data_jobs.tokens.tokenizer_training import train_tokenizer
 from llm.exchange import tokenizer_files
 from llm.exchange.tokenizer_files import write_tokenizer
 from llm.generate import masked_row

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cluster.errors import RunError
 from data_jobs.hashes import h64
-from data_jobs.tokenizer import Tokenizer
+from data_jobs.tokens.tokenizer import Tokenizer
 from llm.model.bert import BERT
 from llm.model.generation import (
     Reader,

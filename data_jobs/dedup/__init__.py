@@ -1,0 +1,1 @@
+"""What is repeated: near duplicates, lines and paragraphs, evaluation texts."""

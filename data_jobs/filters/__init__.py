@@ -1,0 +1,1 @@
+"""Which documents stay, and why others do not."""

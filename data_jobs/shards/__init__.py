@@ -1,0 +1,1 @@
+"""The shard contract: files of a corpus, and how they are read."""
