@@ -15,8 +15,9 @@ import pytest
 from cluster.errors import RunError, UserError
 from cluster.sealed import seal, unseal
 from data_jobs import open_corpus
+from data_jobs.shards import digests
 from data_jobs.shards.manifest import read_index, read_manifest
-from data_jobs.shards.shard_file import Lists, ShardFile, digests, write_shard
+from data_jobs.shards.shard_file import Lists, ShardFile, write_shard
 from data_jobs.verify import main as verify
 
 

@@ -18,8 +18,8 @@ from cluster.places import ObjectPath
 from cluster.settings import ClusterSettings
 from data_jobs import open_corpus, state
 from data_jobs.prepare import _scratch, main
-from data_jobs.shards.corpus import FarTokenStream
 from data_jobs.shards import shard_ranges
+from data_jobs.shards.corpus import FarTokenStream
 from data_jobs.verify import main as verify
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 from tests.object_store import S3
