@@ -98,6 +98,7 @@ def test_a_group_that_always_fails_ends_with_a_word(home: Home) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
+@pytest.mark.slow  # `make faults` has it, too
 def test_a_lost_node(home: Home) -> None:
     """min 1, max 2: on with one worker when a node dies; each sample once. (`make faults` gives one back.)"""
     assert not lost_and_given(home, given=False)
