@@ -6,6 +6,7 @@ sorts its own file, each reader takes its range of every file, and both can be d
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,12 @@ class Range(NamedTuple):
     def of(cls, number: int, count: int) -> Range:
         """The formula above, in integers."""
         return cls((number << 64) // count, ((number + 1) << 64) // count)
+
+    def cut(self, count: int) -> list[Range]:
+        """The range in so many parts of about the same width, at least one."""
+        count = max(1, count)
+        edges = [self.low + (self.high - self.low) * i // count for i in range(count + 1)]
+        return [Range(low, high) for low, high in itertools.pairwise(edges)]
 
 
 class KeyedWriter:

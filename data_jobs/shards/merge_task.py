@@ -7,7 +7,6 @@ documents. Equal texts have equal keys: they meet here, and exact deduplication 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,12 @@ from data_jobs.ledger import Count
 from data_jobs.rejects import RejectSample
 from data_jobs.runs import RunFile, hash_words
 from data_jobs.shards.shard_file import Lists, write_shard
-from data_jobs.tokens.spill_task import load_once
+from data_jobs.tokens.spill_task import load_once, token_dtype
 from data_jobs.tokens.tokenizer import Tokenizer
 from data_jobs.work import Job, keep, temporary
+
+PART_BYTES = 32 << 20
+"""Of runs that are merged at once: rows taken out of lists need several times what they hold."""
 
 
 def merge_shard(job: Job) -> dict[str, Any]:
@@ -32,18 +34,17 @@ def merge_shard(job: Job) -> dict[str, Any]:
     where the range is empty.
     """
     keys = Range.of(job["number"], job["count"])
-    spills = json.loads(Path(job["spills"]).read_bytes())
-    batches = [
-        batch
-        for path in spills
-        for batch in RunFile(path).between(job["split"] == "val", keys.low, keys.high)
-    ]
-    count, sample = Count(), RejectSample()
+    runs = [RunFile(path) for path in json.loads(Path(job["spills"]).read_bytes())]
+    is_val = job["split"] == "val"
+    size = sum(batch.nbytes for run in runs for batch in run.between(is_val, keys.low, keys.high))
+    count, sample, merged = Count(), RejectSample(), _Merged(job, size)
+    for part in keys.cut(-(-size // PART_BYTES)):
+        batches = [batch for run in runs for batch in run.between(is_val, part.low, part.high)]
+        if batches:
+            merged.take(_sorted_range(pa.Table.from_batches(batches), part, job, count, sample))
     receipt: dict[str, Any] = {"files": [], "file": None, "documents": 0, "tokens": 0, "bytes": 0}
-    if batches:
-        table = _sorted_range(pa.Table.from_batches(batches), keys, job, count, sample)
-        if table.num_rows:
-            receipt |= _write(table, job)
+    if merged.documents:
+        receipt |= merged.write()
     count.documents_out = receipt["documents"]
     count.bytes_out = receipt["bytes"]
     count.check("deduplicate")
@@ -57,10 +58,10 @@ def _sorted_range(table: pa.Table, keys: Range, job: Job, count: Count, sample: 
     c = _content_hashes(table)
     order = inside[np.lexsort((c[inside, 1], c[inside, 0], key[inside]))]
     sizes = table["bytes"].to_numpy()
-    count.documents_in = len(order)
-    count.bytes_in = int(sizes[order].sum())
+    count.documents_in += len(order)
+    count.bytes_in += int(sizes[order].sum())
     order = _one_of_equals(table, order, c, job, count, sample)
-    return table.take(pa.array(order))
+    return table.select(["c", "metadata", "bytes", "tokens", "sentence_ends"]).take(pa.array(order))
 
 
 def _one_of_equals(
@@ -107,33 +108,58 @@ def _content_hashes(table: pa.Table) -> npt.NDArray[np.uint64]:
     return hash_words(column.chunk(0) if isinstance(column, pa.ChunkedArray) else column)
 
 
-def _write(table: pa.Table, job: Job) -> dict[str, Any]:
-    tokens, ends = _lists(table["tokens"]), _lists(table["sentence_ends"])
-    c = _content_hashes(table)
-    ids = c[:, 0].byteswap()  # the first 8 bytes, little-endian
-    said = [json.loads(value) for value in table["metadata"].to_pylist()] if job["metadata"] else []
-    metadata: dict[str, Sequence[str]] = {
-        f"meta.{name}": [row.get(name, "") for row in said] for name in job["metadata"]
-    }
-    with temporary(job["folder"]) as tmp:
-        shard = write_shard(tmp, ids, tokens, ends, metadata)
-        path = keep(tmp, job["file"])
-    tokenizer = load_once(job["tokenizer"])
-    used = np.bincount(tokens.values, minlength=tokenizer.vocab_size)
-    return {
-        "files": [path],
-        "file": job["file"],
-        "documents": shard.documents,
-        "tokens": shard.tokens,
-        "bytes": int(table["bytes"].to_numpy().sum()),
-        "values_at": shard.values_at,
-        "digest": shard.digest,
-        "source": job["source"],
-        "byte_tokens": int(sum(used[i] for i in range(tokenizer.vocab_size) if tokenizer.is_byte(i))),
-        "unknown_tokens": _count_unknown(tokenizer, used),
-        "sentences": len(ends.values),
-        "length_log2": np.bincount(np.log2(tokens.lengths).astype(np.int64)).tolist(),
-    }
+class _Merged:
+    """The rows of a shard in their order; memory for its tokens is taken as they come."""
+
+    def __init__(self, job: Job, most_bytes: int) -> None:
+        self._job = job
+        self._tokenizer = load_once(job["tokenizer"])
+        dtype = token_dtype(self._tokenizer.vocab_size)
+        self._tokens = np.empty(most_bytes // dtype.itemsize, dtype)
+        self._used = np.zeros(self._tokenizer.vocab_size, np.int64)
+        self._filled = self._bytes = self.documents = 0
+        self._parts: list[tuple[npt.NDArray[Any], ...]] = []
+        self._metadata: dict[str, list[str]] = {f"meta.{name}": [] for name in job["metadata"]}
+
+    def take(self, table: pa.Table) -> None:
+        """The next rows."""
+        if not table.num_rows:
+            return
+        tokens, ends = _lists(table["tokens"]), _lists(table["sentence_ends"])
+        self._tokens[self._filled : self._filled + len(tokens.values)] = tokens.values
+        self._filled += len(tokens.values)
+        self._used += np.bincount(tokens.values, minlength=len(self._used))
+        ids = _content_hashes(table)[:, 0].byteswap()  # the first 8 bytes, little-endian
+        self._parts.append((ids, tokens.lengths, ends.values, ends.lengths))
+        self._bytes += int(table["bytes"].to_numpy().sum())
+        self.documents += table.num_rows
+        if self._metadata:
+            for row in map(json.loads, table["metadata"].to_pylist()):
+                for name in self._job["metadata"]:
+                    self._metadata[f"meta.{name}"].append(row.get(name, ""))
+
+    def write(self) -> dict[str, Any]:
+        """The shard's file, and what the receipt says of it."""
+        job, tokenizer, used = self._job, self._tokenizer, self._used
+        ids, lengths, ends, end_lengths = (np.concatenate(part) for part in zip(*self._parts))
+        tokens = Lists(self._tokens[: self._filled], lengths)
+        with temporary(job["folder"]) as tmp:
+            shard = write_shard(tmp, ids, tokens, Lists(ends, end_lengths), self._metadata)
+            path = keep(tmp, job["file"])
+        return {
+            "files": [path],
+            "file": job["file"],
+            "documents": shard.documents,
+            "tokens": shard.tokens,
+            "bytes": self._bytes,
+            "values_at": shard.values_at,
+            "digest": shard.digest,
+            "source": job["source"],
+            "byte_tokens": int(sum(used[i] for i in range(tokenizer.vocab_size) if tokenizer.is_byte(i))),
+            "unknown_tokens": _count_unknown(tokenizer, used),
+            "sentences": len(ends),
+            "length_log2": np.bincount(np.log2(lengths).astype(np.int64)).tolist(),
+        }
 
 
 def _count_unknown(tokenizer: Tokenizer, used: npt.NDArray[np.int64]) -> int:

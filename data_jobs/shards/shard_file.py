@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def write_shard(
     ids: npt.NDArray[np.uint64],
     tokens: Lists,
     sentence_ends: Lists,
-    metadata: dict[str, Sequence[str]],
+    metadata: Mapping[str, Sequence[str]],
 ) -> WrittenShard:
     """Write a shard file (no commit: give it a temporary name)."""
     columns: dict[str, pa.Array] = {

@@ -17,6 +17,7 @@ from cluster.errors import UserError
 from data_jobs import open_corpus
 from data_jobs.reading.inputs import list_files
 from data_jobs.settings import differences, fixed_settings
+from data_jobs.shards import merge_task
 from data_jobs.state import clear, look
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl
 
@@ -393,3 +394,16 @@ def test_other_settings_do_not_go_on_with_what_was_begun(tmp_path: Path, texts: 
     run_and_kill(path, tmp_path / "out", "prepare.after_train")
     with pytest.raises(UserError, match=r"an unfinished corpus(.*\n)*.*corpus\.seed was 0, now 1"):
         look_at(settings_for(path, **SMALL, seed=1), tmp_path / "out")
+
+
+def test_shards_do_not_hang_on_how_much_is_merged_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = make_texts(120)
+    source = write_jsonl(tmp_path / "in.jsonl", [*texts, *texts[::4]])
+    settings = settings_for(source, shard_bytes=6_000, split_bytes=9_000, val_fraction=0.2)
+    prepare(settings, tmp_path / "at once")
+    for size in (1, 700, 5_000):
+        monkeypatch.setattr(merge_task, "PART_BYTES", size)
+        prepare(settings, tmp_path / f"by {size}")
+        assert fingerprint(tmp_path / f"by {size}") == fingerprint(tmp_path / "at once")
