@@ -81,7 +81,14 @@ def plot(title: str, x: str, y: str, lines: Mapping[str, Mapping[float, float]],
         parts.append(f'<path d="M{LEFT} {up.at(value)}H{WIDTH - RIGHT}" stroke="{GRID}"/>')
         parts.append(_text(LEFT - 8, up.at(value) + 4, f"{value:g}", anchor="end"))
     for at in xs:
-        parts.append(_text(across.at(place(at)), UPPER[1] + 18, f"{at:,g}", anchor="middle"))
+        parts.append(
+            _text(
+                across.at(place(at)),
+                UPPER[1] + 18,
+                f"{at:,.0f}" if at >= 1000 else f"{at:g}",
+                anchor="middle",
+            )
+        )
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, UPPER[1] + 40, x, anchor="middle"))
     beside = LEFT
     for (name, line), color in zip(lines.items(), COLORS, strict=False):
