@@ -24,6 +24,7 @@ from llm.pages import blocks, charts, training
 from llm.pages import corpus as corpus_page
 from llm.pages.page import ICON, page, script_json
 from llm.report import write_report
+from tests.data_jobs.conftest import make_texts, prepare, settings_for, write_jsonl
 from tests.llm.folders import HOSTILE, SETTINGS, make_corpus, metric_lines, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -430,3 +431,23 @@ def test_a_validation_on_all_samples_stands_apart_from_those_on_a_part(tmp_path:
 def test_a_text_that_is_cut_shows_it() -> None:
     cards = blocks.sample_cards([{"prompt": "a", "text": "a b"}, {"prompt": "a", "text": "a b\n"}], ["", ""])
     assert cards.count(blocks.CUT) == 1
+
+
+def test_a_corpus_page_shows_what_was_left_out_and_what_stays(tmp_path: Path) -> None:
+    texts = make_texts(60)
+    near = [f"{text} {HOSTILE}" for text in texts[:1] for _ in range(3)]
+    near = [f"{text} {['and', 'more', 'words', 'in', 'the', 'end'][i]}" for i, text in enumerate(near)]
+    source = write_jsonl(tmp_path / "in.jsonl", [*texts, *near, "Too short."])
+    settings = settings_for(
+        source, dedup="minhash", minhash={"threshold": 0.5, "rows": 4}, clean={"private_data": ["email"]},
+        filters={"length": {"min_words": 4}},
+    )  # fmt: skip
+    prepare(settings, tmp_path / "corpus")
+    numbers = corpus_page.corpus_numbers(tmp_path / "corpus")
+    body, charts = corpus_page.corpus_body(numbers)
+    names = {chart.name for chart in charts}
+    assert {"near-sources", "near-sizes", "near-bands", "texts-words_log2", "stages"} <= names
+    assert "length few words" in body and "Too short." in body
+    assert "Near duplicates" in body and HOSTILE not in body
+    spent = numbers["costs"]["clean"]
+    assert spent["tasks"] == 1 and spent["cpu_seconds"] > 0 and f"{spent['cpu_seconds']:.4g}" in body
