@@ -145,7 +145,7 @@ class Work:
         column = TextColumn.of_texts(self.texts)
         cold = self.cpu_seconds(lambda: _anew(tokenizer).encode_column(column), warm=False)
         warm = self.cpu_seconds(lambda: tokenizer.encode_column(column))
-        model = tokenizer.library
+        model = tokenizer.processor
         plain = self.cpu_seconds(lambda: model.encode_as_numpy(self.texts, num_threads=1))
         ours, peer = (self.size / 1e6 / statistics.median(found) for found in (cold, plain))
         note = f"{self.what}, vocabulary {tokenizer.vocab_size:,}; a fresh cache each run; {_figures(cold)} s"

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from data_jobs.reading.lines import read_lines, too_long, without_return
+from data_jobs.reading.lines import placed_lines, read_lines, too_long, without_return
 from data_jobs.reading.missing import FieldRules, Unusable, as_text, kind_of_json
 from data_jobs.reading.raw_bytes import Piece, Reading
 from data_jobs.reading.records import Place, Record, Reject, rejected
@@ -73,19 +73,15 @@ def read_objects(
     piece: Piece, reading: Reading, max_line_bytes: int = 1 << 27
 ) -> Iterator[tuple[dict[str, Any], Place] | Reject]:
     """Each line's object with its place, or why it has none."""
-    for line in read_lines(piece, reading, max_line_bytes):
+    for line in placed_lines(piece, reading, max_line_bytes):
         if isinstance(line, Reject):
             yield line
             continue
-        data, number, offset, size, head = line
-        place = Place(piece.path, piece.start, number, offset)
-        if data is None:
-            yield too_long(place, size, head)
-        elif data.strip():
-            try:
-                yield parse_object(data), place
-            except Unusable as problem:
-                yield rejected(problem.reason, problem.detail, place, size, data)
+        data, place, size = line
+        try:
+            yield parse_object(data), place
+        except Unusable as problem:
+            yield rejected(problem.reason, problem.detail, place, size, data)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

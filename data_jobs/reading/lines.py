@@ -50,6 +50,22 @@ def read_lines(piece: Piece, reading: Reading, max_bytes: int) -> Iterator[Line 
         yield _line(held, number + 1, offset, held_bytes, max_bytes)
 
 
+def placed_lines(
+    piece: Piece, reading: Reading, max_bytes: int
+) -> Iterator[tuple[bytes, Place, int] | Reject]:
+    """(line, its place, its bytes in the file) of those that hold more than blanks."""
+    for line in read_lines(piece, reading, max_bytes):
+        if isinstance(line, Reject):
+            yield line
+            continue
+        data, number, offset, size, head = line
+        place = Place(piece.path, piece.start, number, offset)
+        if data is None:
+            yield too_long(place, size, head)
+        elif data.strip():
+            yield data, place, size
+
+
 def _line(parts: list[bytes], number: int, offset: int, size: int, max_bytes: int) -> Line:
     if size > max_bytes:
         return None, number, offset, size, b"".join(parts[:2])

@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_jobs.cleaning.cleaner import cut_bytes
-from data_jobs.reading.lines import read_lines, too_long, without_return
+from data_jobs.reading.lines import placed_lines, without_return
 from data_jobs.reading.raw_bytes import DamagedFile, Piece, Reading, text_blocks
 from data_jobs.reading.records import Place, Record, Reject, rejected
 
 
 def read_text_lines(piece: Piece, reading: Reading, max_bytes: int) -> Iterator[Record | Reject]:
     """The lines that hold more than blanks."""
-    for line in read_lines(piece, reading, 4 * max_bytes):
+    for line in placed_lines(piece, reading, 4 * max_bytes):
         if isinstance(line, Reject):
             yield line
             continue
-        data, number, offset, size, head = line
-        place = Place(piece.path, piece.start, number, offset)
-        if data is None:
-            yield too_long(place, size, head)
-        elif data.strip():
-            try:
-                yield Record(without_return(data).decode(), place, size)
-            except UnicodeDecodeError as error:
-                detail = f"byte {error.start} of the line is not UTF-8"
-                yield rejected("invalid_utf8", detail, place, size, data)
+        data, place, size = line
+        try:
+            yield Record(without_return(data).decode(), place, size)
+        except UnicodeDecodeError as error:
+            detail = f"byte {error.start} of the line is not UTF-8"
+            yield rejected("invalid_utf8", detail, place, size, data)
 
 
 def read_whole(

@@ -164,7 +164,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._model
 
     @property
-    def library(self) -> sentencepiece.SentencePieceProcessor:
+    def processor(self) -> sentencepiece.SentencePieceProcessor:
         """SentencePiece itself, with this model."""
         return self._processor
 
