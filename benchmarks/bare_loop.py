@@ -25,8 +25,9 @@ import llm
 from cluster.recipe import load_recipe
 from llm.model import Model
 from llm.model.inputs import Inputs
-from llm.settings import ModelSettings, OptimizerSettings, PretrainSettings
+from llm.settings import ModelSettings, PretrainSettings
 from llm.train.schedule import learning_rate
+from llm.training_settings import OptimizerSettings
 
 
 class Step(NamedTuple):

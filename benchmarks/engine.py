@@ -25,7 +25,7 @@ from benchmarks.process import run_module
 from benchmarks.rows import Row
 from llm.model import make_model
 from llm.model.inputs import Inputs
-from llm.settings import ModelSettings, OptimizerSettings
+from llm.settings import ModelSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import load_newest
 from llm.train.checkpoints.retention import Keep
@@ -34,6 +34,7 @@ from llm.train.engine import Engine
 from llm.train.group import Group
 from llm.train.objective import Objective
 from llm.train.run_folder import read_metrics
+from llm.training_settings import OptimizerSettings
 
 SHAPE = Shape(layers=6, width=256, heads=4, vocab=8192, batch=16, length=256)  # 80 MB of state, steps of 1 s
 QUICK = Shape(layers=1, width=32, heads=2, vocab=512, batch=2, length=32)

@@ -27,10 +27,11 @@ from benchmarks.bare_loop import make_optimizer
 from llm.model import Model, attention, head, make_model
 from llm.model.gpt import GPT
 from llm.model.inputs import Inputs
-from llm.settings import ModelSettings, OptimizerSettings
+from llm.settings import ModelSettings
 from llm.train.compiling import compile_model
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
+from llm.training_settings import OptimizerSettings
 
 Side = Literal["ours", "bare", "transformers"]
 Compile = Literal["none", "blocks", "whole"]

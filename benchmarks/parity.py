@@ -19,10 +19,11 @@ from benchmarks.ground import Ground
 from benchmarks.rows import Row
 from llm.model import make_model
 from llm.model.inputs import Inputs
-from llm.settings import ModelSettings, OptimizerSettings
+from llm.settings import ModelSettings
 from llm.train.engine import Engine
 from llm.train.group import Group
 from llm.train.objective import Objective
+from llm.training_settings import OptimizerSettings
 
 MODEL = ModelSettings(layers=2, width=66, heads=3, hidden=70, context=16)  # sizes that do not divide
 VOCAB, BATCH, LENGTH, STEPS, RATE = 97, 8, 16, 20, 2e-3

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cluster.errors import UserError
 from data_jobs.hashes import h64, mix_array
 from llm.data.samples import Floats, Ints
-from llm.settings import MaskingSettings
+from llm.training_settings import MaskingSettings
 
 # Counters: position, or 2^32 (2^33) + position.
 _SHOWN, _RANDOM = np.uint64(1 << 32), np.uint64(1 << 33)

@@ -20,7 +20,7 @@ from llm.data.packing import Packed, pack
 from llm.data.plans import GROUP_TOKENS
 from llm.data.sentence_rows import Segments, cut_segments
 from llm.data.streams import Stream
-from llm.settings import MaskingSettings
+from llm.training_settings import MaskingSettings
 
 Kind = Literal["stream", "bestfit", "pairs", "segments"]
 VERSION = 1  # of the rules that have plans: another one makes other samples

@@ -48,6 +48,7 @@ class MicroBatch:
         None  # [rows]: 0 the second part follows the first, 1 it is of another document
     )
     next_weights: Floats | None = None  # [rows]: 0 where missing, and for a row without two parts
+    values: Floats | None = None  # [rows, K]: targets that are numbers, of a regression
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ class Inputs(NamedTuple):
     segments: Tensor | None = None  # int64 [B, T]: 0 first part, 1 second part of a pair
     next_labels: Tensor | None = None  # int64 [B]: 0 the second part follows the first, 1 it is another's
     next_weights: Tensor | None = None  # fp32 [B]
+    values: Tensor | None = None  # fp32 [B, K]: targets that are numbers, of a regression
 
     def to(self, device: torch.device) -> Inputs:
         """The same on a device."""

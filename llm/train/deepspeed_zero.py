@@ -35,7 +35,6 @@ from deepspeed.utils import safe_get_local_grad
 from cluster.errors import RunError
 from llm.deepspeed_config import zero_config
 from llm.model.inputs import Inputs
-from llm.settings import OffloadSettings, OptimizerSettings
 from llm.train.engine import STATES, WEIGHT, Fragment
 from llm.train.objective import Objective, What
 from llm.train.optimizers import (
@@ -46,6 +45,7 @@ from llm.train.optimizers import (
     set_updates,
     states_by_name,
 )
+from llm.training_settings import OffloadSettings, OptimizerSettings
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # A step is skipped where the trainer wants it, and told by the trainer. Optimizers are ours, and have tests.

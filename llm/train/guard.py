@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cluster.errors import RunError
 from llm.data.ranges import Range
-from llm.settings import GuardSettings
+from llm.training_settings import GuardSettings
 
 Why = Literal["loss", "gradient", "spike", "loss scale"]
 

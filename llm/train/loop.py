@@ -203,7 +203,7 @@ def _exchange(
     losses = {
         name: total / counts[unit]
         for (name, unit), total in zip(terms.items(), rest[4:], strict=True)
-        if counts[unit] and (name != "z_loss" or parts.settings.z_loss)
+        if counts[unit] and (name != "z_loss" or parts.engine.objective.z_loss)
     }
     loss = sum(value for name, value in losses.items() if name != "z_loss")
     return StepSums(norm, losses, loss, join_digest(rest[:4]), stop > 0, save > 0, int(committed) - 1)
@@ -224,6 +224,6 @@ def inputs_of(micro: MicroBatch, device: torch.device) -> Inputs:
     """A micro-batch on the device."""
     arrays = (
         micro.inputs, micro.targets, micro.weights, micro.positions, micro.documents, micro.segments,
-        micro.next_labels, micro.next_weights,
+        micro.next_labels, micro.next_weights, micro.values,
     )  # fmt: skip
     return Inputs._make(None if a is None else torch.from_numpy(a) for a in arrays).to(device)

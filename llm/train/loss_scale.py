@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from llm.settings import LossScaleSettings, PretrainSettings
+from llm.settings import PretrainSettings
 from llm.train.checkpoints.layout import RunState
+from llm.training_settings import LossScaleSettings
 
 
 def with_scale(state: RunState, settings: PretrainSettings) -> RunState:

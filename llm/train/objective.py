@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from llm.model import Model
 from llm.model.inputs import Inputs
 
-What = Literal["losses", "measures", "logits"]
+What = Literal["losses", "measures", "logits", "outputs"]
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -37,11 +37,16 @@ class Objective(nn.Module):
         """The model's `losses`, where they are compiled as a whole (llm.train.compiling)."""
 
     def forward(self, inputs: Inputs, what: What = "losses") -> Tensor:
-        """Sums in the order of the model's `terms` or `measured`, or logits."""
+        """Sums in the order of the model's `terms` or `measured`; logits; what a task's head says of each row."""
         with torch.autocast(inputs.ids.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             if what == "losses":
                 losses = self.compiled or self.model.losses
                 return losses(inputs, self.z_loss)
             # Rows of other lengths, now and then: compiling for them would take longer than they do.
             with torch.compiler.set_stance("force_eager"):
-                return self.model.measures(inputs) if what == "measures" else self.model(inputs.ids)
+                match what:
+                    case "measures":
+                        return self.model.measures(inputs)
+                    case "outputs":
+                        return self.model.outputs(inputs)
+                return self.model(inputs.ids)

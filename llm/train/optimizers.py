@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from llm.settings import OptimizerSettings
 from llm.train.engine import WEIGHT
 from llm.train.objective import Objective
+from llm.training_settings import OptimizerSettings
 
 MOMENTUM = "momentum_buffer"
 ADAM = ("exp_avg", "exp_avg_sq")

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from llm.settings import ModelSettings, OffloadSettings, PretrainSettings
+from llm.settings import ModelSettings, PretrainSettings
 from llm.train.memory import Need, memory_of
 from llm.train.planning import GIB, gib, with_changes
 from llm.train.run_order import even_micro_batch
+from llm.training_settings import OffloadSettings
 
 CPU_IS_FULL = "can't allocate memory"  # torch has no class of error for it
 

@@ -7,10 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from llm.model.inputs import Inputs
-from llm.settings import OptimizerSettings
 from llm.train.engine import STATES, WEIGHT, Fragment
 from llm.train.objective import Objective, What
 from llm.train.optimizers import create_states, make_optimizer, set_updates, states_by_name
+from llm.training_settings import OptimizerSettings
 
 
 class PlainEngine:

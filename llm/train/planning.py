@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from llm.settings import ModelSettings, OffloadSettings, PretrainSettings
+from llm.settings import ModelSettings, PretrainSettings
 from llm.train.memory import Need, memory_of
 from llm.train.run_order import even_micro_batch
+from llm.training_settings import OffloadSettings
 
 GIB = 2**30
 # What a process holds before it makes its model, about what Ray Train's workers do. Of a GPU's memory: CUDA's

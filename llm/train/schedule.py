@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from llm.settings import ScheduleSettings
+from llm.training_settings import ScheduleSettings
 
 
 def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleSettings) -> float:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import RunError
-from llm.settings import WandbSettings
+from llm.training_settings import WandbSettings
 
 MODULE = "llm.train.wandb_run"
 STEP = "step"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import UserError
 from llm.data.masking import Vocabulary, hide, most_guesses, starts_word, vocabulary_of
-from llm.settings import MaskingSettings
+from llm.training_settings import MaskingSettings
 from tests.llm.data.reference import SPECIALS, VOCABULARY
 
 LENGTH = 128

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cluster.errors import UserError
 from llm.data import BatchPlan, Loader, MicroBatch, order_of_corpus, rule_of
 from llm.data.sentence_rows import cut_segments, pair
-from llm.settings import MaskingSettings
+from llm.training_settings import MaskingSettings
 from tests.llm.data.reference import SPECIALS, VOCABULARY, Text, TextCorpus
 
 TEXT = Text(1, 400)

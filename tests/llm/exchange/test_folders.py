@@ -21,13 +21,14 @@ from llm.exchange.exporting import Source, export_model
 from llm.exchange.importing import import_model
 from llm.exchange.model_folder import new_folder, read_imported
 from llm.model import make_model
-from llm.settings import ModelSettings, OptimizerSettings
+from llm.settings import ModelSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver
 from llm.train.objective import Objective
 from llm.train.plain import PlainEngine
 from llm.train.run_folder import FORMAT
+from llm.training_settings import OptimizerSettings
 from tests.llm.exchange.conftest import CONTEXT, Save, random_model
 
 SETTINGS = {

@@ -10,8 +10,9 @@ import torch
 
 from llm.model import make_model
 from llm.model.inputs import Inputs
-from llm.settings import ModelSettings, OffloadSettings, OptimizerSettings
+from llm.settings import ModelSettings
 from llm.train.objective import Objective
+from llm.training_settings import OffloadSettings, OptimizerSettings
 from tests.llm.train.processes import run_workers
 
 SHAPE = {"layers": 2, "width": 33 * 2, "heads": 3, "hidden": 70, "context": 16}  # sizes that do not divide

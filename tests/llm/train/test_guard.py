@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from cluster.errors import RunError
-from llm.settings import GuardSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.guard import (
     GuardState,
@@ -23,6 +22,7 @@ from llm.train.guard import (
     why_skip,
 )
 from llm.train.rewind import target_step
+from llm.training_settings import GuardSettings
 
 NAN, INF = math.nan, math.inf
 SPIKES = GuardSettings(spike_sigma=3, window=8)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from llm.settings import LossScaleSettings, PretrainSettings
+from llm.settings import PretrainSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.loss_scale import after_step, is_overflow, with_scale
+from llm.training_settings import LossScaleSettings
 from tests.llm.train.runs import losses_of, rows_of, train
 
 SETTINGS = LossScaleSettings(initial=1024, factor=4, window=3, least=2)

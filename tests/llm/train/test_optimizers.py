@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.model import make_model
-from llm.settings import ModelSettings, OptimizerSettings
+from llm.settings import ModelSettings
 from llm.train.objective import Objective
 from llm.train.optimizers import (
     Lion,
@@ -22,6 +22,7 @@ from llm.train.optimizers import (
     states_by_name,
     states_of,
 )
+from llm.training_settings import OptimizerSettings
 
 STEPS = 6
 

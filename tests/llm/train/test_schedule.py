@@ -11,8 +11,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from llm.settings import ScheduleSettings
 from llm.train.schedule import learning_rate
+from llm.training_settings import ScheduleSettings
 
 
 def rates(steps: int, **settings: Any) -> list[float]:

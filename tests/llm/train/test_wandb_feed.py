@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from benchmarks.wandb_server import USELESS, environment, useless_server
-from llm.settings import WandbSettings
 from llm.train import wandb_feed
 from llm.train.wandb_feed import WandbFeed
+from llm.training_settings import WandbSettings
 from tests.journeys.wandb_file import history
 from tests.llm.train.wandb_server import WandbServer, wandb_server
 
