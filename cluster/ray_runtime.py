@@ -44,7 +44,8 @@ def ray_session(
 ) -> Iterator[None]:
     """Ray, initialised; ended when the block ends. Inside a running session it does nothing.
 
-    `shows`: which lines of the workers are printed here. The cluster is `cluster.address`, else RAY_ADDRESS (set inside a `ray job`), else a new one here.
+    The cluster is `cluster.address`, else RAY_ADDRESS (set inside a `ray job`), else a new one here. `shows`:
+    which lines of the workers are printed.
     """
     global _own
     if ray.is_initialized():
@@ -140,9 +141,7 @@ def without_no_errors(
 
     def filtered(batch: dict[str, Any]) -> None:
         lines = [
-            line
-            for line in batch["lines"]
-            if shows(line) and not any(words in line for words in NO_ERRORS)
+            line for line in batch["lines"] if shows(line) and not any(words in line for words in NO_ERRORS)
         ]
         if lines or not batch["lines"]:
             handle({**batch, "lines": lines})

@@ -1,4 +1,4 @@
-"""Run many trainings that differ in a few settings: `python -m llm.sweep RECIPE [--section.key VALUE ...]`."""
+"""Run many trainings that differ in a few settings: `python -m llm.sweep RECIPE [--section.key VALUE]`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,27 @@ import argparse
 import importlib
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from cluster import places
-from cluster.errors import RunError, UserError, run_command
+from cluster.errors import RunError, run_command
 from cluster.jobs import has_ended, this_job
 from cluster.lease import Lease, hold
 from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
-from llm.run_settings import RunSettings
-from llm.settings import RUNS, ModelSettings, SweepSettings
+from llm.settings import SweepSettings
 from llm.train.run_folder import set_aside
 from llm.tune.folder import SweepFolder, open_sweep, scratch
 from llm.tune.judge import Judge
 from llm.tune.ledger import Ledger, lineage
 from llm.tune.plan import Plan, check_sweep
 from llm.tune.results import as_text, best_row, rows_of, summary_of, table, write_best
-from llm.tune.search import Search
 from llm.tune.space import kept_fields
 from llm.tune.trial import Work
 
-DESCRIPTION = """Run many fine-tunings or pretrainings that differ in the settings of sweep.space, side by side on
-Ray Tune. The same command again leaves what is finished and goes on with the rest; best/ in the sweep folder is
-the best run."""
+DESCRIPTION = """Run many fine-tunings or pretrainings that differ in the settings of sweep.space, side by
+side on Ray Tune. The same command again leaves what is finished and goes on with the rest; best/ in the sweep
+folder is the best run."""
 LOUD = ("warning", "error", "failed", "Traceback")
 
 
@@ -64,7 +61,7 @@ def _run(
         record["sweep_id"],
     )  # fmt: skip
     # What the command itself refuses, and the rows of a task's examples, which all trials share.
-    first, *_ = command.prepare(work.recipe("t00000", plan.search.settings_of(0)))
+    first, *_ = command.prepare(work.recipe("none", plan.search.settings_of(0)))
     grace = plan.grace(first.settings)
     _say("starting Ray" if not cluster.address else f"connecting to Ray at {cluster.address}")
     from cluster.ray_runtime import check_output_place, ray_session
@@ -77,6 +74,7 @@ def _run(
         concurrent = plan.check_concurrent(concurrent)
         if recipe.options.fresh and (aside := set_aside(folder.path)):
             _say(f"the old sweep was moved to {aside}")
+            command.prepare(work.recipe("none", plan.search.settings_of(0)))  # its rows were moved, too
         folder.path.mkdir(parents=True, exist_ok=True)
         places.write_json(folder.record, record)
         ledger = Ledger(folder.ledger, lease.of_workers.check)
@@ -110,9 +108,7 @@ def _write_table(folder: SweepFolder, plan: Plan, ledger: Ledger) -> None:
             places.write_bytes(folder.lineage, lines)
 
 
-def _finish(
-    folder: SweepFolder, plan: Plan, ledger: Ledger, sweep_id: str, began: float
-) -> dict[str, Any]:
+def _finish(folder: SweepFolder, plan: Plan, ledger: Ledger, sweep_id: str, began: float) -> dict[str, Any]:
     """best/, then summary.json. RunError where a trial failed, or none has a result."""
     rows = rows_of(folder, ledger.trials.values(), plan.metric, plan.mode)
     best = best_row(rows, plan.metric, plan.mode)
@@ -153,7 +149,9 @@ def _record(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--fresh", action="store_true", help="start anew; what an old sweep folder holds is moved, not deleted"
+        "--fresh",
+        action="store_true",
+        help="start anew; what an old sweep folder holds is moved, not deleted",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
 
@@ -165,12 +163,19 @@ def _tell(recipe: Recipe, folder: SweepFolder, summary: dict[str, Any]) -> None:
     metric = summary["metric"]
     from llm.tune.ledger import read_trials
 
-    print(as_text(rows_of(folder, read_trials(folder.ledger).values(), metric, summary["mode"]), metric, summary["mode"]))
+    print(
+        as_text(
+            rows_of(folder, read_trials(folder.ledger).values(), metric, summary["mode"]),
+            metric,
+            summary["mode"],
+        )
+    )
     best = summary["best"]
     words = ", ".join(f"{name} {value}" for name, value in best["settings"].items())
     print(
-        f"{summary['trials']} trials, {summary['stopped_early']} stopped early; best is {best['trial']} at step "
-        f"{best['step']}: {metric} {best['metrics'][metric]:.4f} with {words}\n{folder.best}: its run folder"
+        f"{summary['trials']} trials, {summary['stopped_early']} stopped early; best is {best['trial']} at "
+        f"step {best['step']}: {metric} {best['metrics'][metric]:.4f} with {words}\n"
+        f"{folder.best}: its run folder"
     )
 
 

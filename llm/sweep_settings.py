@@ -1,4 +1,4 @@
-"""The `sweep` section of a recipe: many trainings that differ in a few settings, and which of them are best."""
+"""The `sweep` section of a recipe: many trainings that differ in a few settings, and how to compare them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def domain_of(name: str, given: Any) -> Domain:
         return _values(name, "list", given)
     if not isinstance(given, dict) or len(given) != 1:
         raise ValueError(
-            f"{name}: a list of values, or one of {{{', '.join(FORMS)}}} such as {{log_uniform: [1e-5, 1e-3]}}"
+            f"{name}: a list of values, or one of {{{', '.join(FORMS)}}} such as {{uniform: [0.1, 0.3]}}"
         )
     [(form, inside)] = given.items()
     if form in ("grid", "choice"):
@@ -155,7 +155,9 @@ class SweepSettings(Settings):
     reduction: float = identity(
         3.0, "asha, hyperband: one in so many goes on, at grace, grace x this, and so on", gt=1
     )
-    brackets: int = identity(3, "hyperband: how many lengths of grace: each is `reduction` times longer", ge=1)
+    brackets: int = identity(
+        3, "hyperband: how many lengths of grace: each is `reduction` times longer", ge=1
+    )
     perturb_every: int | None = identity(
         None, "pbt: steps between two looks at a trial (default: validation.every)", ge=1
     )

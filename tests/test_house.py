@@ -45,8 +45,8 @@ CONTRACT = re.compile(
 # What the rooms of llm may import from beside them: no entry file.
 ROOMS = ("model", "data", "train", "tasks", "pages", "exchange", "tune")
 SHARED = {
-    "llm.settings", "llm.run_settings", "llm.finetune_settings", "llm.training_settings", "llm.sweep_settings",
-    "llm.presets", "llm.deepspeed_config",
+    "llm.settings", "llm.run_settings", "llm.finetune_settings", "llm.training_settings",
+    "llm.sweep_settings", "llm.presets", "llm.deepspeed_config",
 }  # fmt: skip
 
 

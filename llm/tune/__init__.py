@@ -9,6 +9,6 @@
       -> ledger.py         every trial, result and decision, written before it counts
       -> results.py        trials.csv, summary.json, best/
 
-What a sweep is lies in its folder alone (ledger.jsonl and the runs' own folders). Tune's files are scratch: the
-same command again reads the ledger, leaves out what is finished and lets the others go on as runs do.
+What a sweep is lies in its folder alone (ledger.jsonl and the runs' own folders). Tune's files are scratch:
+the same command again reads the ledger, leaves out what is finished and lets the others go on as runs do.
 """

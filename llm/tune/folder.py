@@ -105,16 +105,16 @@ def open_sweep(
         if differing:
             lines = [f"{field}: {old!r} there, {now!r} now" for field, old, now in differing]
             lines.append("Use the old values, another --sweep.out, or --fresh (the old folder is kept)")
-            raise UserError(f"{folder.path} belongs to a sweep with another recipe:\n       " + "\n       ".join(lines))
+            raise UserError(
+                f"{folder.path} belongs to a sweep with another recipe:\n       " + "\n       ".join(lines)
+            )
         return new | {"sweep_id": saved["sweep_id"]}
     if folder.path.is_dir() and any(map(_is_foreign, folder.path.iterdir())):
         raise UserError(f"{folder.path}: not empty, and no sweep of ours: choose another --sweep.out")
     return new
 
 
-def _differences(
-    saved: Mapping[str, Any], now: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, Any]]:
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """A field that came later had its default's meaning: only those that both know are compared."""
     now = json.loads(places.to_json(now))
     for field in now:

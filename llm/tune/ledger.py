@@ -81,7 +81,7 @@ class Ledger:
     """The trials of a sweep, kept as they become. A line is written before what it says counts."""
 
     def __init__(self, path: Place, check_writer: Callable[[], None] = lambda: None) -> None:
-        """Goes on with the lines that are there. `check_writer`: Superseded where another writes the sweep."""
+        """Goes on with the lines that are there. `check_writer`: Superseded where another writes them."""
         self.trials: dict[str, Trial] = {}
         self.events: list[dict[str, Any]] = []
         self._file = LineFile(path, EVERY_STEP, check_writer)

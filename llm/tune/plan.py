@@ -42,11 +42,11 @@ class Plan:
         return self.sweep.perturb_every or run.validation.every or run.steps
 
     def check_concurrent(self, concurrent: int) -> int:
-        """UserError where a population cannot train side by side: half of it would be over before the rest."""
+        """UserError where a population cannot train side by side: some would be over before the rest."""
         if self.sweep.search == "pbt" and concurrent < self.search.trials:
             raise UserError(
-                f"sweep.search pbt trains its {self.search.trials} trials at the same time, and there is room "
-                f"for {concurrent}: lower sweep.trials to {concurrent}, or give them more room (fewer "
+                f"sweep.search pbt trains its {self.search.trials} trials at the same time, and there is "
+                f"room for {concurrent}: lower sweep.trials to {concurrent}, or give them more room (fewer "
                 "workers, cpus_per_worker, cluster.num_cpus)"
             )
         return min(concurrent, self.search.trials)
@@ -102,13 +102,15 @@ def _check_run(run: RunSettings, sweep: SweepSettings) -> None:
         )
     if not validation.every and (sweep.scheduler != "none" or sweep.search == "pbt"):
         raise UserError(
-            f"{section}.validation.every is 0: sweep.{'search pbt' if sweep.search == 'pbt' else 'scheduler'} "
+            f"{section}.validation.every is 0: sweep.{'search' if sweep.search == 'pbt' else 'scheduler'} "
             "compares trials at their validations"
         )
     if run.knows_steps:
         for name, value in (("grace", sweep.grace), ("perturb_every", sweep.perturb_every)):
             if value is not None and value >= run.steps:
-                raise UserError(f"sweep.{name} ({value}) is not before the last step ({section}.steps {run.steps})")
+                raise UserError(
+                    f"sweep.{name} ({value}) is not before the last step ({section}.steps {run.steps})"
+                )
 
 
 def _alike(recipe: Recipe, run: RunSettings, metric: str, folder: SweepFolder) -> dict[str, Any]:

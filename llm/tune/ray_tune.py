@@ -1,8 +1,8 @@
 """Ray Tune runs the trials: the one file that imports ray.tune.
 
 A trial is an actor with a sliver of memory and no CPU; the workers that its run starts are what is placed.
-Tune asks the searcher for the next trial, and the scheduler what becomes of each result. Both pass the question
-on to the judge, in this process, one at a time.
+Tune asks the searcher for the next trial, and the scheduler what becomes of each result. Both pass the
+question on to the judge, in this process, one at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ class _Searcher(Searcher):
     ) -> None:
         if error:
             with _kept():
-                _control.judge.ends(_control.names[trial_id], "failed", "its process was lost, time and again")
+                _control.judge.ends(
+                    _control.names[trial_id], "failed", "its process was lost, time and again"
+                )
 
     def save(self, checkpoint_path: str) -> None:
         """The ledger has it all."""
@@ -166,7 +169,7 @@ def _hand_over(name: str, step: int, exploit: Exploit) -> bool:
 
 
 @contextlib.contextmanager
-def _kept() -> Any:
+def _kept() -> Iterator[None]:
     """An error of ours ends the sweep, and is raised where it was started; Tune would wrap it in text."""
     try:
         yield
@@ -199,9 +202,14 @@ class RayRule:
         else:
             self._schedulers = [
                 AsyncHyperBandScheduler(
-                    STEP, VALUE, mode, max_t=ENDLESS, grace_period=max(1, round(grace * self.reduction**s)),
-                    reduction_factor=self.reduction, stop_last_trials=False,
-                )  # fmt: skip
+                    STEP,
+                    VALUE,
+                    mode,
+                    max_t=ENDLESS,
+                    grace_period=max(1, round(grace * self.reduction**s)),
+                    reduction_factor=self.reduction,
+                    stop_last_trials=False,
+                )
                 for s in range(self.brackets)
             ]
 
@@ -224,9 +232,7 @@ def stop_rule(settings: SweepSettings, mode: Mode, grace: int) -> StopRule:
     return NeverStops() if settings.scheduler == "none" else RayRule(settings, mode, grace)
 
 
-def run_trials(
-    judge: Judge, work: Work, concurrent: int, scratch: Path, attempts: int, lease: Lease
-) -> None:
+def run_trials(judge: Judge, work: Work, concurrent: int, scratch: Path, attempts: int, lease: Lease) -> None:
     """Run all trials that are left, so many at a time. Ray must be initialised.
 
     `attempts`: how often the process of a trial may be lost. Ctrl-C and SIGTERM are passed on when every

@@ -98,9 +98,7 @@ def _cell(value: Any) -> str:
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
-def summary_of(
-    rows: Sequence[Row], metric: str, mode: Mode, sweep_id: str, seconds: float
-) -> dict[str, Any]:
+def summary_of(rows: Sequence[Row], metric: str, mode: Mode, sweep_id: str, seconds: float) -> dict[str, Any]:
     """summary.json; that it is there says that the sweep is finished."""
     counts = {status: sum(row.trial.status == status for row in rows) for status in
               ("finished", "stopped_early", "diverged", "failed")}  # fmt: skip

@@ -130,9 +130,7 @@ def _unknown(name: str, known: Mapping[str, Any], of: str) -> str:
         return f"{name}: the same for all trials, or each trial's own"
     near = difflib.get_close_matches(name, known, 1, 0.5)
     near = near or difflib.get_close_matches(f"{of}.{name}", known, 1, 0.5)
-    return f"{name}: no setting of sections model and {of}" + (
-        f"; did you mean '{near[0]}'?" if near else ""
-    )
+    return f"{name}: no setting of sections model and {of}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
 def _fixed(name: str, field: FieldInfo) -> str | None:

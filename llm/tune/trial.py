@@ -13,7 +13,6 @@ from typing import Any
 
 from cluster import lease, places
 from cluster.errors import UserError
-
 from cluster.recipe import Recipe, find_sections
 from llm.train.launch import STOP, STOP_SECONDS
 from llm.train.run_folder import RunFolder, last_line
@@ -182,5 +181,3 @@ class TrialRun:
         if line is not None and line.get("skipped"):
             return "diverged", why  # the guard ended it: a result of these settings, not a failure
         return "failed", why
-
-
