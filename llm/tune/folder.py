@@ -123,7 +123,8 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[t
 
 
 def _is_foreign(child: Place) -> bool:
-    return child.name != lease.FOLDER and not child.name.startswith(".sweep.json.")
+    """Whether a file is not from a start that has not come as far as the record."""
+    return child.name not in (lease.FOLDER, "examples") and not child.name.startswith(".sweep.json.")
 
 
 def scratch(folder: SweepFolder, cache: str, sweep_id: str) -> Path:

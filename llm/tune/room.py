@@ -79,16 +79,19 @@ def concurrent_trials(
     sweep: SweepSettings,
     cluster: ClusterSettings,
     say: Callable[[str], None],
+    nodes_now: Callable[[], Sequence[Node]] | None = None,
     wait_seconds: float = WAIT_SECONDS,
 ) -> tuple[Need, int]:
     """What a trial needs, and how many run at a time. Ray must be initialised.
 
+    `nodes_now`: resources of the nodes that are there (default: Ray's).
     A cluster that may grow is asked to, and waited for; one whose autoscaler brings nodes is taken at its
     word. UserError where not even one trial can ever be placed: what it needs, and what is missing.
     """
     from cluster.ray_runtime import address_of
 
-    nodes = _nodes()
+    nodes_now = nodes_now or _nodes
+    nodes = nodes_now()
     need = need_of(run, sweep, nodes)
     room = trials_that_fit(nodes, need)
     grows = address_of(cluster) is not None
@@ -98,7 +101,7 @@ def concurrent_trials(
         with _Request(need):
             while not room and time.monotonic() < until:
                 time.sleep(POLL_SECONDS)
-                nodes = _nodes()
+                nodes = nodes_now()
                 need = need_of(run, sweep, nodes)
                 room = trials_that_fit(nodes, need)
             coming = "" if room else nodes_on_their_way(_autoscaler_status())
