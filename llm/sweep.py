@@ -18,7 +18,7 @@ from llm.settings import SweepSettings
 from llm.train.run_folder import set_aside
 from llm.tune.folder import SweepFolder, open_sweep, scratch
 from llm.tune.judge import Judge
-from llm.tune.ledger import Ledger, lineage
+from llm.tune.ledger import Ledger, lineage, read_trials
 from llm.tune.plan import Plan, check_sweep
 from llm.tune.results import as_text, best_row, rows_of, summary_of, table, write_best
 from llm.tune.space import kept_fields
@@ -161,8 +161,6 @@ def _tell(recipe: Recipe, folder: SweepFolder, summary: dict[str, Any]) -> None:
         sys.stdout.write(places.to_json(summary).decode())
         return
     metric = summary["metric"]
-    from llm.tune.ledger import read_trials
-
     print(
         as_text(
             rows_of(folder, read_trials(folder.ledger).values(), metric, summary["mode"]),

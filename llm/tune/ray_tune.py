@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 
 from cluster import places
 from cluster.errors import RunError, Stopped, UserError
-from cluster.lease import Lease
+from cluster.lease import Lease, Superseded
 from cluster.places import PlaceError
 from llm.sweep_settings import SweepSettings
 from llm.train.launch import STOP, STOP_SECONDS
@@ -47,7 +47,6 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
 
@@ -55,15 +54,13 @@ class _TrialActor(tune.Trainable):
     """A trial's process. One that is through takes the next trial: it has loaded its libraries."""
 
     def setup(self, config: dict[str, Any], work: Work) -> None:
-        with contextlib.suppress(KeyError, OSError):  # Tune has moved elsewhere; places are where it was
-            os.chdir(os.environ["TUNE_ORIG_WORKING_DIR"])
         self._work = work
-        self._trial = TrialRun(work, Told.from_json(config[TOLD]))
+        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         if not self._trial.end():
-            return False
-        self._trial = TrialRun(self._work, Told.from_json(new_config[TOLD]))
+            os._exit(1)  # a run that does not end goes with its process, and its workers with it
+        self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -72,6 +69,11 @@ class _TrialActor(tune.Trainable):
 
     def cleanup(self) -> None:
         self._trial.end()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        with contextlib.suppress(KeyError, OSError):  # Tune moves elsewhere each time: our places stay
+            os.chdir(os.environ["TUNE_ORIG_WORKING_DIR"])
+        self._trial = TrialRun(self._work, Told.from_json(config[TOLD]))
 
 
 class _Control:
@@ -91,7 +93,11 @@ class _Control:
             places.write_bytes(self.work.folder.stop, STOP.encode())
 
     def fail(self, error: BaseException) -> None:
+        """The sweep ends by this. Where another start writes it by now, its trials are that one's."""
         self.failure = self.failure or error
+        if isinstance(error, Superseded):
+            self.stopping.set()
+            return
         self.stop()
 
     def config(self, name: str) -> dict[str, Any]:
@@ -244,6 +250,7 @@ def run_trials(judge: Judge, work: Work, concurrent: int, scratch: Path, attempt
     os.environ.update(ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     work.folder.stop.unlink(missing_ok=True)
+    places.delete_tree(scratch)  # of an earlier start: nothing of it is needed
     scratch.parent.mkdir(parents=True, exist_ok=True)
     tuner = tune.Tuner(
         tune.with_resources(
@@ -293,7 +300,8 @@ def _until_done(tuner: Any, lease: Lease) -> None:
                 ended.wait(LOST_SECONDS)  # the trials' own leases are not ours to end
                 lease.of_workers.check()
             if _control.failure is not None:
-                ended.wait(STOP_SECONDS)
+                if not isinstance(_control.failure, Superseded):
+                    ended.wait(STOP_SECONDS)
                 break
     except (KeyboardInterrupt, Stopped):
         print("stopping: each trial makes a checkpoint at its step ...", file=sys.stderr, flush=True)
@@ -307,4 +315,5 @@ def _until_done(tuner: Any, lease: Lease) -> None:
     if _control.failure is not None:
         raise _control.failure
     if errors:
-        raise RunError(f"Ray Tune failed: {str(errors[0]).strip().splitlines()[-1]}") from errors[0]
+        cause = errors[0].__cause__ or errors[0]  # Tune wraps it in words on how to restore by itself
+        raise RunError(f"Ray Tune failed: {str(cause).strip().splitlines()[-1]}") from errors[0]

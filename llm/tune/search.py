@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Search:
 
 
 def suggested(
-    domains: dict[str, Domain] | Any, seed: int, number: int, past: Sequence[Past], mode: str, trials: int
+    domains: Mapping[str, Domain], seed: int, number: int, past: Sequence[Past], mode: str, trials: int
 ) -> dict[str, Any]:
     """Optuna's tree-structured Parzen estimator over the trials so far.
 

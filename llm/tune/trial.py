@@ -94,7 +94,7 @@ class TrialRun:
         self._waiting: list[dict[str, Any]] = []
         self._error: BaseException | None = None
         self._asked = False
-        self._ended, self._leaving = threading.Event(), threading.Event()
+        self._ended, self._leaving, self._taken = threading.Event(), threading.Event(), threading.Event()
         self._looked = 0.0
         self._thread = threading.Thread(target=self._train, name=told.trial, daemon=True)
         self._thread.start()
@@ -104,7 +104,7 @@ class TrialRun:
         wait = REMOTE_SECONDS if places.is_remote(self.run.path) else POLL_SECONDS
         while True:
             over = self._ended.is_set()  # asked before the last look at the lines
-            if not self._waiting:
+            if not self._waiting and self._taken.is_set():
                 self._waiting = self._tail.new()
             if self._waiting:
                 line = self._waiting.pop(0)
@@ -129,6 +129,7 @@ class TrialRun:
             self._wait_for_orphans()
             if self.told.exploits:
                 HandOver(self.run, self.told.exploits).take()
+            self._taken.set()  # before it, the lines may be of what it takes the place of
             if not self._leaving.is_set() and not self.work.folder.stop.exists():
                 self.work.run(self.work.recipe(self.told.trial, self.told.settings))
             else:
@@ -140,7 +141,8 @@ class TrialRun:
 
     def _wait_for_orphans(self) -> None:
         """The sweep's lease is ours: whoever holds a trial's is an earlier process of it, on its way out."""
-        until, seen, since = time.monotonic() + 2 * STOP_SECONDS, None, time.monotonic()
+        seen: lease.Holder | None = None
+        until, since = time.monotonic() + 2 * STOP_SECONDS, time.monotonic()
         while (holder := lease.read(self.run.path)) is not None and not holder.is_gone():
             now = time.monotonic()
             if holder != seen:
@@ -159,7 +161,7 @@ class TrialRun:
     def _ask(self) -> None:
         """Again and again: a run that is just starting takes away what it finds of an earlier one."""
         self._asked = True
-        if self.run.path.exists() and not self.run.stop.exists():
+        if self.run.settings.exists() and not self.run.stop.exists():
             places.create(self.run.stop, STOP.encode())
 
     def _steps(self) -> int:
