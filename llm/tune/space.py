@@ -45,9 +45,10 @@ def with_settings(sections: Sections, settings: Mapping[str, Any]) -> dict[str, 
         *path, last = dotted.split(".")
         inner: dict[str, Any] = changed
         for part in path:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
+            found = inner.setdefault(part, {})
+            if not isinstance(found, dict):
                 raise ValueError(f"{dotted}: {part} is no group of settings here")
+            inner = found
         inner[last] = value
     return changed
 
