@@ -9,6 +9,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from cluster import places
 from cluster.errors import UserError, run_command
 from cluster.fields import values_of_kind
@@ -51,7 +53,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     folder = RunFolder(places.absolute(recipe.out("finetune")))
     cluster = recipe.get(ClusterSettings)
     base = _base(recipe, settings, folder, options)
-    settings = settings.model_copy(update={"start_from": base.start["path"]})
+    settings = settings.model_copy(update={"start_from": str(places.absolute(base.given))})
     check_length(base.model, settings)
     check_task(base.model, settings)
     examples = examples_folder(settings, folder.path, base.tokenizer.fingerprint)
@@ -93,7 +95,10 @@ class Base:
     model: ModelSettings
     vocab_size: int
     tokenizer: Tokenizer
+    given: str
+    """`start_from`, or what stands for it."""
     start: dict[str, str]
+    """What was found there."""
     clean: dict[str, Any]
     """How its texts were cleaned."""
     text_start: list[int] | None
@@ -102,28 +107,26 @@ class Base:
 
 def _base(recipe: Recipe, settings: FinetuneSettings, folder: RunFolder, options: RunOptions) -> Base:
     given = recipe.get(ModelSettings).model_dump(exclude_unset=True) if "model" in recipe.sections else {}
+    path = settings.start_from or recipe.out("pretrain")
     if not options.fresh and committed_folders(folder.checkpoints):  # the start may be gone by now
         saved = folder.read_settings()
         model = ModelSettings.model_validate(saved["model"] | given)
         corpus = saved["corpus"]
         if "start" in saved and saved["start"] is not None:
             return Base(
-                model, corpus["vocab_size"], load_tokenizer(folder.tokenizer), saved["start"], corpus["clean"],
-                saved.get("text_start"),
+                model, corpus["vocab_size"], load_tokenizer(folder.tokenizer), path, saved["start"],
+                corpus["clean"], saved.get("text_start"),
             )  # fmt: skip
-    path = settings.start_from
-    if path is None:
-        path = recipe.out("pretrain")
-        if not places.absolute(path).exists():
-            raise UserError(
-                f"{recipe.path}: finetune.start_from is not given, and {path} is not there: pretrain it "
-                "first, or name a run or an imported model"
-            )
+    if settings.start_from is None and not places.absolute(path).exists():
+        raise UserError(
+            f"{recipe.path}: finetune.start_from is not given, and {path} is not there: pretrain it "
+            "first, or name a run or an imported model"
+        )
     start = find_start(path, recipe.get(ClusterSettings).cache)
     tokenizer = start.load_tokenizer()
     model = model_over(start, given)
     check_start(start, path, model, tokenizer.fingerprint)
-    return Base(model, start.vocab_size, tokenizer, start.record, start.clean, start.text_start)
+    return Base(model, start.vocab_size, tokenizer, path, start.record, start.clean, start.text_start)
 
 
 def examples_folder(settings: FinetuneSettings, out: Place, tokenizer: str) -> Place:
@@ -158,8 +161,11 @@ def with_steps(settings: FinetuneSettings, rows: int) -> FinetuneSettings:
     if settings.epochs is None:
         return settings
     steps = max(1, math.ceil(settings.epochs * rows / settings.batch))
-    given = settings.model_dump() | {"steps": steps, "epochs": None}
-    return FinetuneSettings.model_validate(given)
+    try:
+        return FinetuneSettings.model_validate(settings.model_dump() | {"steps": steps, "epochs": None})
+    except ValidationError as error:
+        what = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        raise UserError(f"finetune.epochs {settings.epochs:g} are {steps} steps: {what}") from None
 
 
 def in_a_line(summary: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cluster import places
@@ -67,6 +68,9 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
     corpus, checkpoint = run.record["corpus"], run.reader.folder
 
     def fill(model: nn.Module) -> None:
+        if run.record.get("task") and run.record["task"]["head"]:
+            raise UserError(f"{folder}: has the head of a task; only the model that it began from can be "
+                "trained on")
         model.load_state_dict(run.reader.weights(), strict=True)
 
     index = digest((checkpoint / INDEX).read_bytes())
@@ -86,7 +90,11 @@ def find_again(record: dict[str, str], cache: Cache | None = None) -> Start:
 
 def model_over(start: Start, given: dict[str, Any]) -> ModelSettings:
     """The start's model with the fields that a recipe gives beside it."""
-    return ModelSettings.model_validate(start.settings.model_dump() | given)
+    try:
+        return ModelSettings.model_validate(start.settings.model_dump() | given)
+    except ValidationError as error:
+        what = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        raise UserError(f"section 'model' over that of {start.path}: {what}") from None
 
 
 def check_start(start: Start, path: str, model: ModelSettings, tokenizer: str) -> None:
