@@ -80,7 +80,9 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
         values = {"step": 0, "time": time.time(), **parts.validate(0, settings.validation.max_samples)}
         parts.log(values)
     clock.restart()
-    with parts.loader.iterate(state.step, settings.steps) as batches:
+    # One that ended early, and was stopped before it said so, has nothing to do.
+    end = state.step if is_over(state.best, parts.patience) else settings.steps
+    with parts.loader.iterate(state.step, end) as batches:
         for batch in batches:
             fault_point("train.step", step=batch.step + 1, rank=parts.group.rank, sample=batch.numbers)
             parts.engine.loss_scale = state.loss_scale
@@ -122,7 +124,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 seen_commit = sums.committed_step
                 parts.on_commit(seen_commit)
             found = _look(parts, state)
-            score = parts.score(found)
+            score = _agreed(parts, parts.score(found))
             if score is not None:
                 state = replace(state, best=after_score(state.best, state.step, score, parts.least_gain))
             ends = is_over(state.best, parts.patience)
@@ -138,7 +140,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 parts.log(values)
             if why is not None:
                 begin = int(parts.loader.plan.numbers(guard.last_applied)[0])
-                check_row(guard, settings.guard, state.step, (begin, state.next_number), told)
+                check_row(guard, settings, state.step, (begin, state.next_number), told)
             notes = {}
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
             if saves:
@@ -226,6 +228,13 @@ def _exchange(
     }
     loss = sum(value for name, value in losses.items() if name != "z_loss")
     return StepSums(norm, losses, loss, join_digest(rest[:4]), stop > 0, save > 0, int(committed) - 1)
+
+
+def _agreed(parts: Parts, score: float | None) -> float | None:
+    """The first worker's: what ends a training must be equal to the bit on machines that are not."""
+    if score is None or not math.isfinite(score):
+        return None
+    return parts.group.sum([score if parts.group.rank == 0 else 0.0])[0]
 
 
 def _look(parts: Parts, state: RunState) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cluster import places
@@ -37,6 +38,8 @@ class Start:
     """Its fingerprint."""
     clean: dict[str, Any]
     """How its texts were cleaned."""
+    text_start: list[int] | None
+    """What a GPT's text begins with; None: an eos."""
     load_tokenizer: Callable[[], Tokenizer]
     fill: Callable[[nn.Module], None]
     weights: Callable[[], dict[str, Tensor]]
@@ -56,20 +59,24 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
     folder = places.absolute(path)
     if is_model_folder(folder):
         found = read_imported(folder, cache)
+        said = found.run_settings()
         return Start(
             folder, found.record["weights"], found.settings, found.vocab_size, found.tokenizer.fingerprint,
-            found.run_settings()["corpus"]["clean"], lambda: found.tokenizer, found.fill, found.weights,
+            said["corpus"]["clean"], said["text_start"], lambda: found.tokenizer, found.fill, found.weights,
         )  # fmt: skip
     run = find_trained(folder, CheckpointReader.check_weights if check else lambda reader: None)
     corpus, checkpoint = run.record["corpus"], run.reader.folder
 
     def fill(model: nn.Module) -> None:
+        if run.record.get("task") and run.record["task"]["head"]:
+            raise UserError(f"{folder}: has the head of a task; only the model that it began from can be "
+                "trained on")
         model.load_state_dict(run.reader.weights(), strict=True)
 
     index = digest((checkpoint / INDEX).read_bytes())
     return Start(
         checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], corpus["clean"],
-        run.tokenizer, fill, run.reader.weights,
+        run.record.get("text_start"), run.tokenizer, fill, run.reader.weights,
     )  # fmt: skip
 
 
@@ -83,7 +90,11 @@ def find_again(record: dict[str, str], cache: Cache | None = None) -> Start:
 
 def model_over(start: Start, given: dict[str, Any]) -> ModelSettings:
     """The start's model with the fields that a recipe gives beside it."""
-    return ModelSettings.model_validate(start.settings.model_dump() | given)
+    try:
+        return ModelSettings.model_validate(start.settings.model_dump() | given)
+    except ValidationError as error:
+        what = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        raise UserError(f"section 'model' over that of {start.path}: {what}") from None
 
 
 def check_start(start: Start, path: str, model: ModelSettings, tokenizer: str) -> None:

@@ -22,7 +22,7 @@ from llm.train.accounts import make_tracker, open_ledger
 from llm.train.beside import keep_of, late_rows, read_beside
 from llm.train.best import is_over
 from llm.train.checkpoints.layout import RunState, folder_name
-from llm.train.checkpoints.load import CheckpointReader, load_newest
+from llm.train.checkpoints.load import CheckpointReader, check_tensors, load_newest
 from llm.train.checkpoints.retention import Beside
 from llm.train.checkpoints.save import (
     CheckpointFailed,
@@ -99,7 +99,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     workload = make_workload(job, settings, group)
     micro_batch = even_micro_batch(settings.batch, group.world, settings.micro_batch)
     model = workload.fresh_model()
-    if not committed_folders(folder.checkpoints):
+    # The first worker's word: listings may differ between nodes.
+    if group.agree(group.rank > 0 or not committed_folders(folder.checkpoints)):
         workload.fill(model)
     model = model.to(group.device)
     objective = Objective(model, settings.precision, workload.z_loss)
@@ -115,6 +116,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
 
     def check(reader: CheckpointReader) -> None:
         state = reader.state
+        check_tensors(reader, engine)
         check_goes_on(reader, workload.order, settings)
         plan = plan_of(settings, state.guard.left_out)
         if state.next_number != plan.next_number(state.step):
