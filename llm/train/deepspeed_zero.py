@@ -167,6 +167,9 @@ class ZeroEngine:
         zero = self.engine.optimizer
         if self.stage in (1, 2):
             zero.update_lp_params()
+            for parameter in self.named.values():
+                if not parameter.requires_grad:
+                    self._gather_frozen(parameter)
         elif self.stage == 3:
             persistent = zero.persistent_parameters
             if persistent:
@@ -175,10 +178,6 @@ class ZeroEngine:
                 zero._reassign_or_swap_out_partitioned_parameters(i)
             if persistent:
                 persistent[0].all_gather(persistent)
-        if self.stage in (1, 2):
-            for parameter in self.named.values():
-                if not parameter.requires_grad:
-                    self._gather_frozen(parameter)
 
     def describe(self) -> dict[str, object]:
         return self.config
@@ -287,17 +286,17 @@ class ZeroEngine:
 
         Stage 3 has cut it up so, into `ds_tensor`; else every worker has all of it.
         """
-        whole, numel = parameter.detach().view(-1), parameter.numel()
-        share = -(-numel // self.world)
         if self.stage == 3:
             numel, share = parameter.ds_numel, parameter.ds_tensor.ds_numel
+        else:
+            numel, share = parameter.numel(), -(-parameter.numel() // self.world)
         start = dist.get_rank() * share
         length = min(share, numel - start)
         if length <= 0:
             return None
         if self.stage == 3:
             return start, {WEIGHT: parameter.ds_tensor.detach().view(-1).narrow(0, 0, length)}
-        return start, {WEIGHT: whole.narrow(0, start, length)}
+        return start, {WEIGHT: parameter.detach().view(-1).narrow(0, start, length)}
 
     def _gather_frozen(self, parameter: Tensor) -> None:
         """Put a frozen parameter together from the workers' shares of it, bit by bit."""

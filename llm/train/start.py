@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cluster import places
 from cluster.cache import Cache
@@ -14,6 +14,8 @@ from cluster.errors import RunError, UserError
 from cluster.fields import values_of_kind
 from cluster.places import Place
 from llm.exchange.model_folder import is_model_folder, read_imported
+from llm.model.lora import merged
+from llm.model.tasks import lora_from
 from llm.settings import ModelSettings
 from llm.train.checkpoints.layout import INDEX, digest
 from llm.train.checkpoints.load import CheckpointReader
@@ -34,6 +36,10 @@ class Start:
     vocab_size: int
     tokenizer: str
     fill: Callable[[nn.Module], None]
+    weights: Callable[[], dict[str, Tensor]]
+    """All of them by our names, fp32; adapters are merged, and what an import has no place for is left out."""
+    task: Mapping[str, Any] | None = None
+    """What it was fine-tuned for, as a run's record has it."""
 
     @property
     def record(self) -> dict[str, str]:
@@ -51,16 +57,23 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
         found = read_imported(folder, cache)
         return Start(
             folder, found.record["weights"], found.settings, found.vocab_size, found.tokenizer.fingerprint,
-            found.fill,
+            found.fill, found.weights,
         )  # fmt: skip
     run = find_trained(folder, CheckpointReader.check_weights if check else lambda reader: None)
     corpus, checkpoint = run.record["corpus"], run.reader.folder
 
+    task = run.record.get("task")
+
+    def weights() -> dict[str, Tensor]:
+        return merged(run.reader.weights(), run.settings, lora_from(task))
+
     def fill(model: nn.Module) -> None:
-        model.load_state_dict(run.reader.weights(), strict=True)
+        model.load_state_dict(weights(), strict=True)
 
     index = digest((checkpoint / INDEX).read_bytes())
-    return Start(checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], fill)
+    return Start(
+        checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], fill, weights, task
+    )
 
 
 def fill_from(record: dict[str, str], model: nn.Module, cache: Cache | None = None) -> None:
@@ -78,6 +91,11 @@ def model_over(start: Start, given: dict[str, Any]) -> ModelSettings:
 
 def check_start(start: Start, path: str, model: ModelSettings, tokenizer: str) -> None:
     """UserError where these settings or this tokenizer cannot take the weights."""
+    if start.task is not None and start.task.get("head") is not None:
+        raise UserError(
+            f"pretrain.start_from {path}: it was fine-tuned for {start.task['kind']} and has no output layer for "
+            "tokens: start from what that training started from, or fine-tune it further"
+        )
     theirs, ours = _effective(start.settings), _effective(model)
     differing = [
         f"model.{name} is {ours[name]!r}, there {theirs[name]!r}"
