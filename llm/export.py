@@ -90,7 +90,9 @@ def _export_adapter(path: Place, out: Place, as_json: bool) -> int:
         )
     settings, reader = found.settings, found.reader
     names = {info.name: info for info in reader.tensors}
-    source = Source(settings, found.tokenizer(), {}, lambda name: reader.weight(names[name]), task=_task_of(task))
+    source = Source(
+        settings, found.tokenizer(), {}, lambda name: reader.weight(names[name]), task=_task_of(task)
+    )
     parts = {name: [part[1:] for part in own] for name, own in parts_of(settings, lora).items()}
     architecture = source.architecture()
     tensors = write_adapter(

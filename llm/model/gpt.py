@@ -44,9 +44,7 @@ class GPT(Transformer):
 
     def outputs(self, inputs: Inputs) -> Tensor:
         """[B, T, 2] fp32: nats of the next token, and 1 where it is the likeliest; whatever its weight."""
-        each: Tensor = self.lm_head(
-            self.hidden(inputs.ids, inputs.documents), inputs.targets, each=True
-        )
+        each: Tensor = self.lm_head(self.hidden(inputs.ids, inputs.documents), inputs.targets, each=True)
         return each
 
     def _sums(self, inputs: Inputs, z_loss: float) -> Tensor:

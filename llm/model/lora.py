@@ -80,7 +80,9 @@ def spread(b: Tensor, parts: list[Part], rows: int) -> Tensor:
 class LoraLinear(nn.Linear):
     """A linear map with adapters. `lora_a` [n r, D], `lora_b` [sum of the parts' rows, r]."""
 
-    def __init__(self, linear: nn.Linear, parts: list[Part], lora: LoraSettings, name: str, seed: int) -> None:
+    def __init__(
+        self, linear: nn.Linear, parts: list[Part], lora: LoraSettings, name: str, seed: int
+    ) -> None:
         """In place of `linear`, whose weights it takes. A is drawn as a function of (seed, name, target),
         uniformly within 1 / sqrt(D) (Kaiming's with a = sqrt(5), as peft has it); B is zero."""
         columns, rows = linear.in_features, linear.out_features

@@ -280,7 +280,6 @@ class ZeroEngine:
         whole = {WEIGHT: flat.detach()} | dict(_kept(zero.optimizer.state[flat]))
         return start, {state: values.narrow(0, offset, length) for state, values in whole.items()}
 
-
     def _find_frozen(self, parameter: Any) -> tuple[int, dict[str, Tensor]] | None:
         """This worker's share of a parameter that the optimizer does not know: each takes one of equal length.
 
