@@ -30,20 +30,21 @@ class Loaded:
 
 
 def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = None, seed: int = 0) -> Model:
-    """A model with fresh weights: of a run's settings, or of model settings and a vocabulary's size."""
+    """A model with fresh weights: of a run's settings, with its task's head, or of model settings and a
+    vocabulary's size."""
     task = None
     if not isinstance(settings, ModelSettings):
         vocab_size, task = vocab_size or settings["corpus"]["vocab_size"], settings.get("task")
         settings = ModelSettings.model_validate(settings["model"])
     if vocab_size is None:
         raise UserError("llm.build: model settings alone do not say vocab_size: give it, or a run's settings")
-    if task is not None:
-        return make_task_model(settings, vocab_size, head_from(task), seed, lora_from(task))
-    return make_model(settings, vocab_size, seed)
+    if task is None:
+        return make_model(settings, vocab_size, seed)
+    return make_task_model(settings, vocab_size, head_from(task), seed, lora_from(task))
 
 
 def load(run: str | Place) -> Loaded:
-    """Load a run folder (its newest good checkpoint), one of its checkpoints, or an imported model.
+    """Load a run folder (its newest good checkpoint; of a finished fine-tuning the best), one of its checkpoints, or an imported model.
 
     UserError where the path is none of these, RunError where a file is damaged.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from cluster.errors import RunError, UserError
 from llm.finetune_settings import FinetuneSettings, LoraSettings
 from llm.model.gpt import GPT
-from llm.model.lora import A, B, add_lora
+from llm.model.lora import A, B, add_lora, parts_of
 from llm.model.task_model import Head, TaskModel
 from llm.model.transformer import Transformer
 from llm.settings import ModelSettings
@@ -20,15 +19,6 @@ from llm.settings import ModelSettings
 OWN = ("head.", "pooler.")
 """Beginnings of the names of a head's parameters: what stands on the body."""
 EMBEDDINGS = ("token_embed.", "position_embed.", "segment_embed.", "embed_norm.")
-FIXED_OUTPUTS = {"regression": 1, "question_answering": 2}
-
-
-def head_of(settings: FinetuneSettings, labels: int) -> Head | None:
-    """The head that a task needs for so many labels; None: instruction, which the GPT learns as it is."""
-    task = settings.task
-    if task.kind == "instruction":
-        return None
-    return Head(task.kind, FIXED_OUTPUTS.get(task.kind, labels), task.loss, task.dropout)
 
 
 def make_task_model(
@@ -38,28 +28,17 @@ def make_task_model(
     seed: int = 0,
     lora: LoraSettings | None = None,
 ) -> GPT | TaskModel:
-    """A model for a task with fresh weights, a function of these values. UserError where there is none.
+    """A model for a task with fresh weights, a function of these values.
 
     `head` None: the GPT itself. With `lora` (and a rank above 0) its linear maps have adapters.
     """
-    if head is None and settings.kind != "gpt":
-        raise UserError("task.kind instruction is for a gpt, this model is a bert")
+    assert head is not None or settings.kind == "gpt", "check_task refuses it"
     model: GPT | TaskModel = (
         GPT(settings, vocab_size, seed) if head is None else TaskModel(settings, vocab_size, head, seed)
     )
     if lora is not None and lora.rank:
         add_lora(model, lora, seed)
     return model
-
-
-def task_record(labels: list[str], head: Head | None, lora: LoraSettings | None, kind: str) -> dict[str, Any]:
-    """What a run's record says of its task (`task`), enough to make the model again."""
-    return {
-        "kind": kind,
-        "labels": labels,
-        "head": None if head is None else asdict(head),
-        "lora": lora.model_dump(mode="json") if lora is not None and lora.rank else None,
-    }
 
 
 def head_from(task: Mapping[str, Any]) -> Head | None:
@@ -98,24 +77,34 @@ def fill_body(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     return fresh
 
 
+def check_task(model: ModelSettings, settings: FinetuneSettings) -> None:
+    """UserError where this model cannot learn the task, or not in this way."""
+    kind, only = settings.task.kind, settings.train_only
+    if kind == "instruction" and model.kind != "gpt":
+        raise UserError("finetune.task.kind instruction is for a gpt, this model is a bert")
+    if kind == "instruction" and only == "head":
+        raise UserError(
+            "finetune.train_only head: instruction has no head of its own, it trains the model's output; set it "
+            "to last or all, or lora.rank above 0"
+        )
+    if only == "last" and settings.last_layers > model.layers:
+        raise UserError(f"finetune.last_layers is {settings.last_layers}, the model has {model.layers} blocks")
+    if settings.lora.rank:
+        parts_of(model, settings.lora)
+
+
 def choose_trainable(model: Transformer, settings: FinetuneSettings) -> list[str]:
     """Freeze all parameters but those that the settings name; returns the names of those that train.
 
     head: the task's head, and a BERT's pooler, which stands below it for rows. last: these, the last blocks,
-    and the norm after them. lora: adapters and head. UserError where nothing would train.
+    and the norm after them. lora: adapters and head. UserError as of `check_task`.
     """
-    layers, own = model.settings.layers, settings.train_only
-    if own == "last" and settings.last_layers > layers:
-        raise UserError(f"finetune.last_layers is {settings.last_layers}, the model has {layers} blocks")
-    names = [name for name, _ in model.named_parameters()]
-    chosen = [name for name in names if _trains(name, settings, layers)]
-    if not chosen:
-        raise UserError(
-            f"finetune.train_only {own}: a task of kind {settings.task.kind} has no head of its own; set it to "
-            "last or all, or lora.rank above 0"
-        )
+    check_task(model.settings, settings)
+    chosen = []
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in set(chosen))
+        parameter.requires_grad_(_trains(name, settings, model.settings.layers))
+        if parameter.requires_grad:
+            chosen.append(name)
     return chosen
 
 

@@ -13,6 +13,7 @@ from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.fields import values_of_kind
 from cluster.places import Place
+from data_jobs.tokens.tokenizer import Tokenizer
 from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.model.lora import merged
 from llm.model.tasks import lora_from
@@ -35,9 +36,13 @@ class Start:
     settings: ModelSettings
     vocab_size: int
     tokenizer: str
+    """Its fingerprint."""
+    clean: dict[str, Any]
+    """How its texts were cleaned."""
+    load_tokenizer: Callable[[], Tokenizer]
     fill: Callable[[nn.Module], None]
     weights: Callable[[], dict[str, Tensor]]
-    """All of them by our names, fp32; adapters are merged, and what an import has no place for is left out."""
+    """All of them by our names, fp32; adapters are merged, what we have no place for is left out."""
     task: Mapping[str, Any] | None = None
     """What it was fine-tuned for, as a run's record has it."""
 
@@ -57,11 +62,10 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
         found = read_imported(folder, cache)
         return Start(
             folder, found.record["weights"], found.settings, found.vocab_size, found.tokenizer.fingerprint,
-            found.fill, found.weights,
+            found.run_settings()["corpus"]["clean"], lambda: found.tokenizer, found.fill, found.weights,
         )  # fmt: skip
     run = find_trained(folder, CheckpointReader.check_weights if check else lambda reader: None)
     corpus, checkpoint = run.record["corpus"], run.reader.folder
-
     task = run.record.get("task")
 
     def weights() -> dict[str, Tensor]:
@@ -72,16 +76,17 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
 
     index = digest((checkpoint / INDEX).read_bytes())
     return Start(
-        checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], fill, weights, task
-    )
+        checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], corpus["clean"],
+        run.tokenizer, fill, weights, task,
+    )  # fmt: skip
 
 
-def fill_from(record: dict[str, str], model: nn.Module, cache: Cache | None = None) -> None:
-    """Fill a worker's model with the weights that the driver has found. RunError where they were changed."""
+def find_again(record: dict[str, str], cache: Cache | None = None) -> Start:
+    """In a worker: the start that the driver has found. RunError where it was changed."""
     start = find_start(record["path"], cache, check=False)
     if start.digest != record["digest"]:
-        raise RunError(f"pretrain.start_from: {start.path} was changed since this run began; use --fresh")
-    start.fill(model)
+        raise RunError(f"start_from: {start.path} was changed since this run began; use --fresh")
+    return start
 
 
 def model_over(start: Start, given: dict[str, Any]) -> ModelSettings:
@@ -91,11 +96,6 @@ def model_over(start: Start, given: dict[str, Any]) -> ModelSettings:
 
 def check_start(start: Start, path: str, model: ModelSettings, tokenizer: str) -> None:
     """UserError where these settings or this tokenizer cannot take the weights."""
-    if start.task is not None and start.task.get("head") is not None:
-        raise UserError(
-            f"pretrain.start_from {path}: it was fine-tuned for {start.task['kind']} and has no output layer for "
-            "tokens: start from what that training started from, or fine-tune it further"
-        )
     theirs, ours = _effective(start.settings), _effective(model)
     differing = [
         f"model.{name} is {ours[name]!r}, there {theirs[name]!r}"
@@ -108,7 +108,16 @@ def check_start(start: Start, path: str, model: ModelSettings, tokenizer: str) -
             "it with --corpus.tokenizer.path"
         )
     if differing:
-        raise UserError(f"pretrain.start_from {path}: another model: " + "; ".join(differing))
+        raise UserError(f"start_from {path}: another model: " + "; ".join(differing))
+
+
+def check_writes(start: Start, path: str) -> None:
+    """UserError where the start has a task's head in place of the output layer for tokens."""
+    if start.task is not None and start.task["head"] is not None:
+        raise UserError(
+            f"start_from {path}: it was fine-tuned for {start.task['kind']} and has no output layer for tokens: "
+            "start from what that training started from"
+        )
 
 
 def _effective(model: ModelSettings) -> dict[str, Any]:
