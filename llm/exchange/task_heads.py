@@ -1,4 +1,4 @@
-"""The classes of transformers with a task's head: their names, what they add to a body, what their config says."""
+"""The classes of transformers with a task's head: what each adds to a body."""
 
 from __future__ import annotations
 

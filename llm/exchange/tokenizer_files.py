@@ -35,7 +35,8 @@ def write_tokenizer(
 ) -> None:
     """Write tokenizer.json and tokenizer_config.json; `context` is the longest text in tokens.
 
-    `ends`: a GPT's text ends with an eos, too: what a head reads. A tokenizer that came from Hugging Face goes back as it is.
+    `ends`: a GPT's text ends with an eos, too: what a head reads. A tokenizer that came from Hugging Face
+    goes back as it is.
     """
     if isinstance(tokenizer, HuggingFaceTokenizer):
         tokenizer.save(folder)

@@ -42,9 +42,9 @@ class LMHead(nn.Linear):
 
         They are sum w * cross-entropy (nats), z_loss * sum w * logsumexp^2, and, if asked for, the weight of
         the tokens whose likeliest entry is the target. `each`: nats of each target, and 1 where it is the
-        likeliest entry, fp32, without weights and gradients. Logits are softcap * tanh(logits / softcap) where a
-        soft-cap is set (Bello et al. 2017; Gemma 2). One forward for all, since ZeRO 3 brings the weights
-        here only while the module is called.
+        likeliest entry, fp32, without weights and gradients. Logits are softcap * tanh(logits / softcap)
+        where a soft-cap is set (Bello et al. 2017; Gemma 2). One forward for all, since ZeRO 3 brings the
+        weights here only while the module is called.
         """
         if each and targets is not None:
             return self._each(hidden, targets)

@@ -61,9 +61,8 @@ def fill_body(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # a tied one once
             found = weights.get(name)
-            if name.startswith("head.") or name.endswith((A, B)):
-                fresh.append(name)
-            elif found is None and name.startswith("pooler."):
+            own = name.startswith("head.") or name.endswith((A, B))
+            if own or (found is None and name.startswith("pooler.")):
                 fresh.append(name)
             elif found is None:
                 problems.append(f"{name} is missing")
@@ -88,7 +87,9 @@ def check_task(model: ModelSettings, settings: FinetuneSettings) -> None:
             "to last or all, or lora.rank above 0"
         )
     if only == "last" and settings.last_layers > model.layers:
-        raise UserError(f"finetune.last_layers is {settings.last_layers}, the model has {model.layers} blocks")
+        raise UserError(
+            f"finetune.last_layers is {settings.last_layers}, the model has {model.layers} blocks"
+        )
     if settings.lora.rank:
         parts_of(model, settings.lora)
 
