@@ -115,8 +115,8 @@ def check_writes(start: Start, path: str) -> None:
     """UserError where the start has a task's head in place of the output layer for tokens."""
     if start.task is not None and start.task["head"] is not None:
         raise UserError(
-            f"start_from {path}: it was fine-tuned for {start.task['kind']} and has no output layer for tokens: "
-            "start from what that training started from"
+            f"start_from {path}: it was fine-tuned for {start.task['kind']} and has no output layer for "
+            "tokens: start from what that training started from"
         )
 
 
