@@ -97,8 +97,9 @@ class LoraLinear(nn.Linear):
         self.lora_b = nn.Parameter(torch.zeros(sum(part.rows for part in parts), lora.rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        moved = F.linear(F.linear(x, self.lora_a), spread(self.lora_b, self.parts, self.out_features))
-        return F.linear(x, self.weight, self.bias) + self.scale * moved
+        low = self.scale * F.linear(x, self.lora_a)  # scaled where it is small
+        moved = F.linear(low, spread(self.lora_b, self.parts, self.out_features))
+        return F.linear(x, self.weight, self.bias) + moved
 
 
 def add_lora(model: Transformer, lora: LoraSettings, seed: int = 0) -> None:
