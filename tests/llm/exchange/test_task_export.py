@@ -168,7 +168,7 @@ def test_one_text_ends_with_an_eos_for_a_head(tokenizer: Tokenizer, tmp_path: Pa
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     ids = [tokenizer.eos_id, *tokenizer.encode("the sea").tolist(), tokenizer.eos_id]
     assert words("the sea")["input_ids"] == ids
-    again = load_tokenizer(tmp_path / "out").ending_with_eos()  # type: ignore[attr-defined]
+    again = load_tokenizer(tmp_path / "out").ending_with_eos([tokenizer.eos_id])  # type: ignore[attr-defined]
     assert again.text_start == [tokenizer.eos_id]
     again.save(tmp_path / "again")
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
