@@ -36,9 +36,11 @@ def parts_of(settings: ModelSettings, lora: LoraSettings) -> dict[str, list[Part
 
     Queries, keys and values are rows of one map here, with an adapter each.
     """
+    if not lora.targets:
+        raise UserError("finetune.lora.targets is empty: name the linear maps that get an adapter")
     if "gate" in lora.targets and settings.activation not in GATED:
         raise UserError(
-            f"lora.targets: gate: this model's feed-forward part has none (model.activation is "
+            f"finetune.lora.targets: gate: this model's feed-forward part has none (model.activation is "
             f"{settings.activation}); leave it out"
         )
     q, kv = settings.heads * settings.head_width, settings.groups * settings.head_width
