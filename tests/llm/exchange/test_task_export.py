@@ -14,7 +14,7 @@ from torch import Tensor
 import llm
 from cluster.errors import UserError
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
-from llm import export
+from llm import export, generate
 from llm.exchange.importing import import_model
 from llm.exchange.model_folder import read_imported
 from llm.finetune_settings import FinetuneSettings
@@ -241,6 +241,9 @@ def test_a_fine_tuned_run_is_loaded_and_started_from(kind: str, tokenizer: Token
     """By `llm.load` with its adapters; as a start with these merged: the body computes the same."""
     shape = "bert" if kind == "classification" else "llama"
     ours = write_run(tmp_path / "run", tokenizer, shape, {"kind": kind}, 3)
+    if kind == "classification":
+        with pytest.raises(UserError, match="fine-tuned for classification, and writes no text"):
+            generate.main([str(tmp_path / "run"), "--prompt", "the"])
     loaded = llm.load(str(tmp_path / "run")).model
     rows = rows_of(tokenizer, shape, TEXTS)
     assert type(loaded) is type(ours)
