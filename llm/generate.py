@@ -22,6 +22,7 @@ from llm.model.filling import Filling, fill
 from llm.model.generation import write
 from llm.model.gpt import GPT
 from llm.model.sampling import Sampling
+from llm.model.task_model import TaskModel
 
 MASK = "[MASK]"
 ROWS = 16  # prompts that are written on at once
@@ -44,6 +45,11 @@ def main(argv: list[str]) -> int:
     loaded = load(options.run)
     if isinstance(loaded.tokenizer, PixelTokenizer):
         raise UserError(f"{options.run}: draws images and writes no text: give --out FOLDER, and no prompt")
+    if isinstance(loaded.model, TaskModel):
+        raise UserError(
+            f"{options.run}: was fine-tuned for {loaded.model.task.kind}, and writes no text; llm.evaluate "
+            "measures it"
+        )
     kind, others = ("GPT", BERT_FLAGS) if isinstance(loaded.model, GPT) else ("BERT", GPT_FLAGS)
     if unfit := [_flag(name) for name in others if getattr(options, name) is not None]:
         raise UserError(

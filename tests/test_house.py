@@ -44,7 +44,10 @@ CONTRACT = re.compile(
 )
 # What the rooms of llm may import from beside them: no entry file.
 ROOMS = ("model", "data", "train", "tasks", "pages", "exchange")
-SHARED = {"llm.settings", "llm.presets", "llm.deepspeed_config"}
+SHARED = {
+    "llm.settings", "llm.run_settings", "llm.training_settings", "llm.finetune_settings", "llm.presets",
+    "llm.deepspeed_config",
+}  # fmt: skip
 
 
 def name_of(file: Path) -> str:
