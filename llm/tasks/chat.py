@@ -100,7 +100,9 @@ class Chat:
                 texts.append(self._render(messages[: number + 1], False, mark))
             for text in texts:
                 if not text.startswith(done):
-                    raise BadExample("template_rewrites", "finetune.task.chat_template rewrites earlier messages")
+                    raise BadExample(
+                        "template_rewrites", "finetune.task.chat_template rewrites earlier messages"
+                    )
                 found += [Piece(part, False) for part in self._parts(text[len(done) :], mark)]
                 done = text
         return found
@@ -129,7 +131,9 @@ class Chat:
         for sign in _NONCHARACTERS:
             if sign not in texts:
                 return sign
-        raise BadExample("noncharacters", "a conversation has all of U+FDD0 to U+FDEF, which are no characters")
+        raise BadExample(
+            "noncharacters", "a conversation has all of U+FDD0 to U+FDEF, which are no characters"
+        )
 
     def _render(self, messages: Sequence[Message], waits: bool, mark: str) -> str:
         written = [

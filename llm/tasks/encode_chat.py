@@ -39,7 +39,13 @@ class ChatEncoder:
                     cut.append(chat.pieces(example.messages))
                 except BadExample as problem:
                     cut.append(problem)
-            texts = [p.content for each in cut if isinstance(each, list) for p in each if isinstance(p.content, str)]
+            texts = [
+                p.content
+                for each in cut
+                if isinstance(each, list)
+                for p in each
+                if isinstance(p.content, str)
+            ]
             encoded = iter(self.tokenizer.encode_batch(texts))
             for example, pieces in zip(some, cut, strict=True):
                 if isinstance(pieces, BadExample):

@@ -48,7 +48,9 @@ class TagEncoder:
         sizes = np.array([len(piece) for piece in pieces])
         whole, room = int(sizes.sum()), self.layout.room(1)
         if not whole:
-            raise BadExample("no_tokens", "words without a token: their characters are dropped by the tokenizer")
+            raise BadExample(
+                "no_tokens", "words without a token: their characters are dropped by the tokenizer"
+            )
         if room < 1 or (whole > room and self.task.too_long == "fail"):
             raise too_long(whole, room)
         ends = np.cumsum(sizes)

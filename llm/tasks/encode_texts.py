@@ -38,7 +38,9 @@ class TextEncoder:
 
     def _rows(self, parts: list[Ids]) -> Encoded:
         if not all(len(part) for part in parts):
-            raise BadExample("no_tokens", "a text without a token: all its characters are dropped by the tokenizer")
+            raise BadExample(
+                "no_tokens", "a text without a token: all its characters are dropped by the tokenizer"
+            )
         room, size = self.layout.room(len(parts)), sum(map(len, parts))
         if room < len(parts):
             raise too_long(size, room)

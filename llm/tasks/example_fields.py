@@ -72,7 +72,9 @@ class Example:
 def fields_of(data: DataSettings, kind: TaskKind) -> dict[str, str]:
     """What is wanted of a record: the setting to the field's name, as the kind has its defaults."""
     if kind == "instruction":
-        wanted = {"messages": data.messages} if data.messages else {"prompt": data.prompt, "answer": data.answer}
+        wanted = (
+            {"messages": data.messages} if data.messages else {"prompt": data.prompt, "answer": data.answer}
+        )
     elif kind == "token_classification":
         wanted = {"words": data.words, "label": data.label}
     elif kind == "question_answering":
@@ -134,7 +136,9 @@ class _Fields:
         if name in row.names:
             raise BadExample("null_field", f"field '{name}' is null")
         near = difflib.get_close_matches(name, row.names, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(map(repr, row.names)) or 'none'}"
+        hint = (
+            f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(map(repr, row.names)) or 'none'}"
+        )
         raise BadExample("missing_field", f"no field '{name}' (finetune.data.{what}); {hint}")
 
     def text(self, what: str) -> str:
@@ -200,7 +204,9 @@ def _number(value: Any, field: str, is_text: bool) -> float:
         try:
             value = float(value)
         except ValueError:
-            raise BadExample("label_type", f"field '{field}' is {value[:40]!r}, and a number is wanted") from None
+            raise BadExample(
+                "label_type", f"field '{field}' is {value[:40]!r}, and a number is wanted"
+            ) from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadExample("label_type", f"field '{field}' is {_kind_of(value)}, and a number is wanted")
     # A micro-batch has it in 32 bits, where a larger one would be infinite.
@@ -270,7 +276,9 @@ def _messages(value: Any, field: str) -> tuple[Message, ...]:
     if not messages:
         raise BadExample("empty_text", f"field '{field}' has no messages")
     if messages[-1].role != "assistant":
-        raise BadExample("no_answer", f"the last message of '{field}' is of {messages[-1].role!r}, not of 'assistant'")
+        raise BadExample(
+            "no_answer", f"the last message of '{field}' is of {messages[-1].role!r}, not of 'assistant'"
+        )
     return tuple(messages)
 
 

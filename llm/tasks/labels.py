@@ -39,7 +39,9 @@ def choose_labels(kind: TaskKind, given: Sequence[str], examples: Sequence[Examp
         only = f"only the class '{next(iter(seen))}'" if seen else "no class"
         raise UserError(f"finetune.data: the training part has {only}: there is nothing to tell apart")
     if kind == "multi_label" and not seen:
-        raise UserError("finetune.data: no example of the training part has a class: there is nothing to learn")
+        raise UserError(
+            "finetune.data: no example of the training part has a class: there is nothing to learn"
+        )
     return labels
 
 

@@ -64,7 +64,9 @@ def make_layout(
                 "finetune.task.kind instruction: needs a gpt, the model is a bert: it writes no answers; take "
                 "a gpt as finetune.start_from, or another task"
             )
-        return Layout(model, length, (tokenizer.cls_id,), (tokenizer.sep_id,), (tokenizer.sep_id,), tokenizer.pad_id)
+        return Layout(
+            model, length, (tokenizer.cls_id,), (tokenizer.sep_id,), (tokenizer.sep_id,), tokenizer.pad_id
+        )
     if text_start is None:
         text_start = start_of_texts(tokenizer)
     eos = (tokenizer.eos_id,)

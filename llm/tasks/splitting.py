@@ -41,7 +41,9 @@ def split_cards(cards: Sequence[Card], val: float, test: float, seed: int) -> li
     members: dict[int, list[int]] = defaultdict(list)
     for number, card in enumerate(cards):
         members[card.unit].append(number)
-    row = sorted((_stratum([cards[n] for n in some]), h64("split", seed, unit), unit) for unit, some in members.items())
+    row = sorted(
+        (_stratum([cards[n] for n in some]), h64("split", seed, unit), unit) for unit, some in members.items()
+    )
     left = Counter(name for card in cards for name in card.classes)
     parts = [TRAIN] * len(cards)
     debts, shares = {VAL: 0.0, TEST: 0.0}, {VAL: val, TEST: test}
