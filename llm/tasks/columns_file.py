@@ -1,4 +1,4 @@
-"""Named columns of numbers, lists of numbers and texts: an Arrow file that is mapped, and a digest of its values."""
+"""Named columns of numbers, lists and texts: an Arrow file that is mapped, and a digest of its values."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def write_columns(path: Place, columns: Columns) -> None:
 
 
 def read_columns(path: Place) -> dict[str, Column]:
-    """The columns of a file, mapped; out of an object store they are read whole. RunError where it is damaged."""
+    """The columns of a file, mapped; of an object they are read whole. RunError where it is damaged."""
     try:
         if isinstance(path, ObjectPath):
             source: Any = pa.BufferReader(path.read_bytes())

@@ -1,8 +1,8 @@
 """Examples of a task on disk: made once from files and settings, opened by every worker.
 
 `<part>.arrow` has the rows of a part, `<part>.examples.arrow` what is known of its examples; `examples.json`,
-written last, is the record: what there is, with digests. All is a function of what the files hold, the settings and
-the tokenizer.
+written last, is the record: what there is, with digests. All is a function of what the files hold, the
+settings and the tokenizer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from llm.tasks.labels import (
     count_classes,
     notes_on_classes,
 )
-from llm.tasks.part_columns import Part, encode_part
+from llm.tasks.part_columns import encode_part
 from llm.tasks.row_layout import Layout, make_layout
 from llm.tasks.task_data import DataFile, digest_of_files
 from llm.tasks.task_parts import PARTS, drop_unknown, find_parts, notes_on_repeats, read_parts
@@ -52,10 +52,10 @@ def prepare_examples(
     folder: str | Place,
     text_start: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Make the examples in a folder, or find them there; the record. UserError for all that is wrong with them.
+    """Make the examples in a folder, or find them there; the record. UserError for all that is wrong.
 
-    `text_start`: ids before a GPT's text (`text_start` of its settings; default: what the tokenizer says). What
-    is odd about the examples, but no error, is told on stderr when they are made, and stands in `notes`.
+    `text_start`: ids before a GPT's text (`text_start` of its settings; default: what the tokenizer says).
+    What is odd about the examples, but no error, is told on stderr when they are made, and stands in `notes`.
     """
     folder = places.at(folder)
     task, data = settings.task, settings.data

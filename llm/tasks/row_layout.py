@@ -5,7 +5,8 @@
 | BERT | [CLS] a [SEP] | [CLS] a [SEP] b [SEP], segments 0 and 1 (Devlin et al. 2019, figure 2) |
 | GPT | start a eos | start a eos b eos |
 
-A GPT's start is what stands before each text in its training: our eos, or what an imported tokenizer puts there.
+A GPT's start is what stands before each text in its training: our eos, or what an imported tokenizer puts
+there.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def make_layout(
     if model == "bert":
         if kind == "instruction":
             raise UserError(
-                "finetune.task.kind instruction: needs a gpt, the model is a bert: it writes no answers; take "
-                "a gpt as finetune.start_from, or another task"
+                "finetune.task.kind instruction: needs a gpt, the model is a bert: it writes no answers; "
+                "take a gpt as finetune.start_from, or another task"
             )
         return Layout(
             model, length, (tokenizer.cls_id,), (tokenizer.sep_id,), (tokenizer.sep_id,), tokenizer.pad_id
