@@ -126,11 +126,16 @@ def _to_arrow(column: Column) -> pa.Array:
 
 def _from_arrow(array: pa.Array) -> Column:
     if pa.types.is_large_list(array.type):
-        ends = np.frombuffer(array.buffers()[1], np.int64)[: len(array) + 1]
+        ends = _offsets(array)
         return Ragged(array.values.to_numpy(zero_copy_only=True), ends)
     if pa.types.is_large_string(array.type):
-        _, offsets, data = array.buffers()
-        ends = np.frombuffer(offsets, np.int64)[: len(array) + 1]
+        ends, data = _offsets(array), array.buffers()[2]
         size = int(ends[-1])
         return Texts(np.frombuffer(data, np.uint8)[:size] if size else np.zeros(0, np.uint8), ends)
     return array.to_numpy(zero_copy_only=True)
+
+
+def _offsets(array: pa.Array) -> npt.NDArray[np.int64]:
+    if not len(array):  # it may have no buffers at all
+        return np.zeros(1, np.int64)
+    return np.frombuffer(array.buffers()[1], np.int64)[: len(array) + 1]

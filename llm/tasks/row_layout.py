@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from cluster.errors import UserError
 from data_jobs.tokens.tokenizer import Ids, Tokenizer
-from data_jobs.tokens.tokenizer_hf import HuggingFaceTokenizer
 from data_jobs.tokens.tokenizer_pixels import PixelTokenizer
 from llm.finetune_settings import TaskKind
 
@@ -55,7 +54,7 @@ def make_layout(
 ) -> Layout:
     """The layout of a model of a kind (gpt, bert). UserError where the model cannot do the task.
 
-    `text_start`: what stands before a GPT's text (default: what the tokenizer says of itself).
+    `text_start`: what stands before a GPT's text (default: its eos).
     """
     if isinstance(tokenizer, PixelTokenizer):
         raise UserError("finetune.task: the model is one of images, and its tasks are about texts")
@@ -68,15 +67,9 @@ def make_layout(
         return Layout(
             model, length, (tokenizer.cls_id,), (tokenizer.sep_id,), (tokenizer.sep_id,), tokenizer.pad_id
         )
-    if text_start is None:
-        text_start = start_of_texts(tokenizer)
     eos = (tokenizer.eos_id,)
-    return Layout(model, length, tuple(text_start), eos, eos, tokenizer.pad_id)
-
-
-def start_of_texts(tokenizer: Tokenizer) -> list[int]:
-    """What a GPT's text begins with: ours after an eos, another's with what its tokenizer puts there."""
-    return tokenizer.text_start if isinstance(tokenizer, HuggingFaceTokenizer) else [tokenizer.eos_id]
+    start = eos if text_start is None else tuple(text_start)
+    return Layout(model, length, start, eos, eos, tokenizer.pad_id)
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
