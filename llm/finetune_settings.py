@@ -20,11 +20,11 @@ LORA_TARGETS = ("q", "k", "v", "o", "up", "gate", "down")
 class DataSettings(Settings):
     """Examples of the task: files of JSON lines, CSV or Parquet, each record an example."""
 
-    train: str | None = identity(
+    train: str | None = free(
         None, "file or glob of the examples that are trained on; .jsonl (also .gz, .zst, .xz), .csv, .parquet"
     )
-    val: str | None = identity(None, "the same of validation (default: cut from train by val_fraction)")
-    test: str | None = identity(None, "the same of the test part (default: cut from train by test_fraction)")
+    val: str | None = free(None, "the same of validation (default: cut from train by val_fraction)")
+    test: str | None = free(None, "the same of the test part (default: cut from train by test_fraction)")
     val_fraction: float = identity(
         0.1, "share of train that becomes validation where no val is given; classes keep their shares",
         ge=0, lt=1,
@@ -120,6 +120,9 @@ class FinetuneSettings(RunSettings):
     )
     from_scratch: bool = identity(
         False, "take the start's shape and tokenizer and fresh weights: what pretraining is compared with"
+    )
+    examples: str | None = free(
+        None, "folder for the examples as rows of tokens, kept for other runs (default: examples beside out)"
     )
     data: DataSettings = identity(DataSettings(), "the examples")
     task: TaskSettings = identity(TaskSettings(), "the task")

@@ -57,6 +57,12 @@ class Imported:
                 elif not (fresh and name.startswith(fresh)):
                     raise RunError(f"{self.path / WEIGHTS}: {name} is missing")
 
+    def weights(self) -> dict[str, Tensor]:
+        """All weights of our model that are there, by name."""
+        return {
+            name: self.files.read(name) for name in self.files.entries if name not in self.record["aside"]
+        }
+
     def run_settings(self) -> dict[str, Any]:
         """In the form of a run's settings, for those who measure and generate: its text is not cleaned."""
         return {

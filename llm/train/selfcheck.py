@@ -18,7 +18,7 @@ from cluster.errors import RunError
 from data_jobs.hashes import h64
 from llm.data.samples import Batch
 from llm.model.inputs import Inputs
-from llm.settings import PretrainSettings
+from llm.run_settings import RunSettings
 from llm.train.checkpoints.layout import TensorInfo
 from llm.train.checkpoints.save import tensor_table
 from llm.train.engine import Engine, Fragment
@@ -44,7 +44,7 @@ def bare_copy(objective: Objective) -> Objective:
 
 
 def check_gradients(
-    engine: Engine, bare: Objective, batch: Batch, group: Group, settings: PretrainSettings
+    engine: Engine, bare: Objective, batch: Batch, group: Group, settings: RunSettings
 ) -> None:
     """RunError, on all workers, where an element of the gradient of each worker's first micro-batch is wrong.
 
@@ -190,7 +190,7 @@ def _tell(
     names: Sequence[str],
     places: dict[str, Tensor],
     group: Group,
-    settings: PretrainSettings,
+    settings: RunSettings,
 ) -> None:
     """Each worker learns what every worker has found; all raise the same RunError."""
     table = [0.0] * (5 * group.world)

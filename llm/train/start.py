@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cluster import places
 from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.fields import values_of_kind
 from cluster.places import Place
+from data_jobs.tokens.tokenizer import Tokenizer
 from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.settings import ModelSettings
 from llm.train.checkpoints.layout import INDEX, digest
@@ -33,7 +34,13 @@ class Start:
     settings: ModelSettings
     vocab_size: int
     tokenizer: str
+    """Its fingerprint."""
+    clean: dict[str, Any]
+    """How its texts were cleaned."""
+    load_tokenizer: Callable[[], Tokenizer]
     fill: Callable[[nn.Module], None]
+    weights: Callable[[], dict[str, Tensor]]
+    """All of them, by their names in our models."""
 
     @property
     def record(self) -> dict[str, str]:
@@ -51,7 +58,7 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
         found = read_imported(folder, cache)
         return Start(
             folder, found.record["weights"], found.settings, found.vocab_size, found.tokenizer.fingerprint,
-            found.fill,
+            found.run_settings()["corpus"]["clean"], lambda: found.tokenizer, found.fill, found.weights,
         )  # fmt: skip
     run = find_trained(folder, CheckpointReader.check_weights if check else lambda reader: None)
     corpus, checkpoint = run.record["corpus"], run.reader.folder
@@ -60,15 +67,18 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
         model.load_state_dict(run.reader.weights(), strict=True)
 
     index = digest((checkpoint / INDEX).read_bytes())
-    return Start(checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], fill)
+    return Start(
+        checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], corpus["clean"],
+        run.tokenizer, fill, run.reader.weights,
+    )  # fmt: skip
 
 
-def fill_from(record: dict[str, str], model: nn.Module, cache: Cache | None = None) -> None:
-    """Fill a worker's model with the weights that the driver has found. RunError where they were changed."""
+def find_again(record: dict[str, str], cache: Cache | None = None) -> Start:
+    """In a worker: the start that the driver has found. RunError where it was changed."""
     start = find_start(record["path"], cache, check=False)
     if start.digest != record["digest"]:
-        raise RunError(f"pretrain.start_from: {start.path} was changed since this run began; use --fresh")
-    start.fill(model)
+        raise RunError(f"start_from: {start.path} was changed since this run began; use --fresh")
+    return start
 
 
 def model_over(start: Start, given: dict[str, Any]) -> ModelSettings:
@@ -90,7 +100,7 @@ def check_start(start: Start, path: str, model: ModelSettings, tokenizer: str) -
             "it with --corpus.tokenizer.path"
         )
     if differing:
-        raise UserError(f"pretrain.start_from {path}: another model: " + "; ".join(differing))
+        raise UserError(f"start_from {path}: another model: " + "; ".join(differing))
 
 
 def _effective(model: ModelSettings) -> dict[str, Any]:
