@@ -1,4 +1,7 @@
-"""How sure a metric is: percentile intervals over resampled examples (Efron and Tibshirani 1993, chapter 13)."""
+"""How sure a metric is: percentile intervals over resampled examples.
+
+Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """How often classes were told right: metrics of one class, or any number of them, for each example.
 
-Shapes: N examples, C classes, ... any number of leading axes (the resamples of a bootstrap). `counts` [..., N]
-says how often each example counts; None: once. All is float64. What would be divided by zero is 0, as with
-scikit-learn's `zero_division=0`; without examples everything is 0.
+Shapes: N examples, C classes, ... any number of leading axes (the resamples of a bootstrap). `counts`
+[..., N] says how often each example counts; None: once. All is float64. What would be divided by zero is 0,
+as with scikit-learn's `zero_division=0`; without examples everything is 0.
 
 Averages are over all classes of the task, also those that stand nowhere: scikit-learn's with `labels` given.
 """
@@ -57,7 +57,7 @@ class Tally:
         return ratio(2 * self.hits, self.guessed + self.actual)
 
     def averages(self) -> dict[str, Floats]:
-        """precision, recall, f1, each _macro (classes alike), _micro (summed first), _weighted (by `actual`)."""
+        """precision, recall, f1: each _macro (classes alike), _micro (summed first), _weighted (by `actual`)."""
         summed = Tally(*(part.sum(-1) for part in (self.hits, self.guessed, self.actual)))
         found = {}
         for name in ("precision", "recall", "f1"):
@@ -110,7 +110,7 @@ def hamming_loss(truth: Ints, guess: Ints, counts: Floats | None = None) -> Floa
 def mean_of(
     values: npt.NDArray[np.generic], counts: Floats | None = None, sizes: Floats | None = None
 ) -> Floats:
-    """[...]: sum of what each example has [N], over the sum of `sizes` [N] (default: 1 each); 0 over nothing."""
+    """[...]: sum of what each example has [N], over the sum of `sizes` [N] (default: 1 each)."""
     weights = np.ones(len(values)) if counts is None else counts
     below = weights.sum(-1) if sizes is None else weights @ sizes
     return ratio(np.asarray(weights @ values.astype(np.float64)), np.asarray(below))
