@@ -235,15 +235,18 @@ def _raise_together(group: Group, path: Place, error: RunError | None) -> None:
         raise error or PlaceError(str(path), "another worker could not read it; its own message says why")
 
 
-def newest_good(folder: Place, take: Callable[[CheckpointReader], T]) -> tuple[CheckpointReader, T] | None:
-    """The newest checkpoint from which `take` takes what it needs, for use without training.
+def newest_good(
+    folder: Place, take: Callable[[CheckpointReader], T], first: str | None = None
+) -> tuple[CheckpointReader, T] | None:
+    """The newest checkpoint from which `take` takes what it needs, for use without training; before it the one
+    of the name `first`, if it is there.
 
     None where there is none at all, RunError where none is good. A damaged one is passed over with a warning;
     PlaceError where the storage is away.
     """
     reasons, seen = [], set[str]()
     while candidates := _unseen(folder, seen):
-        for candidate in candidates:
+        for candidate in sorted(candidates, key=lambda found: found.name != first):  # else as they stand
             try:
                 reader = CheckpointReader(candidate, weights_only=True)
                 return reader, take(reader)
