@@ -99,6 +99,13 @@ class HuggingFaceTokenizer(Tokenizer):
             for text, ids in zip(_PROBES, self.encode_batch(_PROBES))
         )
 
+    @property
+    def special_texts(self) -> dict[str, int]:
+        """See `Tokenizer`: the named ones, and those that the definition adds as specials beside them."""
+        added = self._backend.get_added_tokens_decoder().items()
+        names = {text: self._backend.token_to_id(text) for text in self._arguments[1].values()}
+        return {text.content: token for token, text in added if text.special} | names
+
     def _text_start(self) -> list[int]:
         encoding = self._backend.encode("a")
         return [ids for ids, _ in itertools.takewhile(lambda pair: pair[1], _marked(encoding))]
