@@ -17,6 +17,7 @@ from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from data_jobs.hashes import h64
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
+from llm.model.tasks import check_task
 from llm.settings import FinetuneSettings, ModelSettings
 from llm.tasks.examples import prepare_examples
 from llm.tasks.heads import head_of
@@ -25,7 +26,7 @@ from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_length, tell_of_padding
 from llm.train.run_folder import RunFolder, open_run
 from llm.train.running import Run, RunOptions, add_run_options, train_run
-from llm.train.start import check_start, find_start, model_over
+from llm.train.start import check_start, check_writes, find_start, model_over
 
 DESCRIPTION = """Fine-tune a pretrained model, ours or an imported one, on a task: examples in JSON lines, CSV
 or Parquet. The same command again continues from the last good checkpoint; a finished run is left alone.
@@ -52,6 +53,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     base = _base(recipe, settings, folder, options)
     settings = settings.model_copy(update={"start_from": base.start["path"]})
     check_length(base.model, settings)
+    check_task(base.model, settings)
     examples = examples_folder(settings, folder.path, base.tokenizer.fingerprint)
     record = prepare_examples(settings, base.tokenizer, base.model, examples)
     settings = with_steps(settings, record["parts"]["train"]["rows"])
@@ -115,6 +117,8 @@ def _base(recipe: Recipe, settings: FinetuneSettings, folder: RunFolder, options
     start = find_start(path, recipe.get(ClusterSettings).cache)
     tokenizer = start.load_tokenizer()
     model = model_over(start, given)
+    if settings.task.kind == "instruction":
+        check_writes(start, path)
     check_start(start, path, model, tokenizer.fingerprint)
     return Base(model, start.vocab_size, tokenizer, start.record, start.clean)
 
