@@ -1,8 +1,8 @@
 """A model of ours as one of EleutherAI's lm-evaluation-harness (the package lm_eval, an extra).
 
-Its tasks ask for likelihoods of continuations, of whole texts, or for text that is written. Rows are made as its
-backend for Hugging Face models makes them of the exported model: a text begins with what our texts begin with,
-and blanks between a context and its continuation belong to the latter.
+Its tasks ask for likelihoods of continuations, of whole texts, or for text that is written. Rows are made as
+its backend for Hugging Face models makes them of the exported model: a text begins with what our texts begin
+with, and blanks between a context and its continuation belong to the latter.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def make_lm(subject: Subject, batch: int = 16) -> Any:
         def prefix_token_id(self) -> int:
             return scorer.prefix
 
-        def tok_encode(
-            self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
-        ) -> list[int]:
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
             ids: list[int] = tokenizer.encode(string).tolist()
             return ids if add_special_tokens is False else [*scorer.start, *ids]
 
@@ -159,7 +157,9 @@ def written(
         for first in range(0, len(places), batch):
             some = places[first : first + batch]
             rows = [_before(subject, requests[at][0])[-room:] for at in some]
-            for row, piece in write(model, subject.tokenizer, rows, sampling, context_of(subject), stops, first):
+            for row, piece in write(
+                model, subject.tokenizer, rows, sampling, context_of(subject), stops, first
+            ):
                 found[some[row]] += piece
     return found
 
@@ -176,8 +176,8 @@ def _sampling(subject: Subject, given: dict[str, Any]) -> tuple[Sampling, list[s
     """How text is drawn, where it ends, and how many tokens of what stands before it are read."""
     if unknown := sorted(name for name in given if name not in KNOWN):
         raise UserError(
-            f"the task's generation_kwargs have {', '.join(unknown)}, which generation here does not know; it "
-            f"knows {', '.join(sorted(KNOWN))}"
+            f"the task's generation_kwargs have {', '.join(unknown)}, which generation here does not know; "
+            f"it knows {', '.join(sorted(KNOWN))}"
         )
     most, context = int(given["max_gen_toks"]), context_of(subject)
     if not 0 < most < context:

@@ -34,7 +34,9 @@ def continuations(
     it has more tokens than the context.
     """
     for first in range(0, len(rows), batch):
-        some = [([*before, *asked][-context - 1 :], len(asked)) for before, asked in rows[first : first + batch]]
+        some = [
+            ([*before, *asked][-context - 1 :], len(asked)) for before, asked in rows[first : first + batch]
+        ]
         for row, asked in some:
             if not 0 < asked < len(row):
                 raise ValueError(f"{asked} tokens are asked for, with {len(row) - asked} before them")

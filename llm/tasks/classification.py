@@ -57,7 +57,7 @@ class Tally:
         return ratio(2 * self.hits, self.guessed + self.actual)
 
     def averages(self) -> dict[str, Floats]:
-        """precision, recall, f1: each _macro (classes alike), _micro (summed first), _weighted (by `actual`)."""
+        """precision, recall, f1: _macro (classes alike), _micro (summed first), _weighted (by `actual`)."""
         summed = Tally(*(part.sum(-1) for part in (self.hits, self.guessed, self.actual)))
         found = {}
         for name in ("precision", "recall", "f1"):

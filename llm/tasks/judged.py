@@ -1,7 +1,8 @@
 """What each example of a part came to, as arrays that the metrics of its kind are taken from.
 
-Shapes: N examples, U units that are judged (words, where an example has many), C classes, ... the resamples of
-a bootstrap. `numbers(counts)` gives each metric [...] with each example counted so often ([..., N]; None: once).
+Shapes: N examples, U units that are judged (words, where an example has many), C classes, ... the resamples
+of a bootstrap. `numbers(counts)` gives each metric [...] with each example counted so often ([..., N]; None:
+once).
 """
 
 from __future__ import annotations

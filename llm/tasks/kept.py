@@ -34,11 +34,7 @@ def kept_of(
             assert allowed is not None
             return _of_spans(micro, outputs, allowed)
     there = micro.numbers >= 0
-    targets = micro.targets if kind == "multi_label" else micro.targets[:, 0]
-    if kind == "regression":
-        assert micro.values is not None
-        targets = micro.values[:, 0]
-    return {"row": micro.numbers[there], "outputs": outputs[there], "targets": targets[there]}
+    return {"row": micro.numbers[there], "outputs": outputs[there]}
 
 
 def joined(parts: list[Kept]) -> Kept:
@@ -71,7 +67,7 @@ def _of_answers(micro: MicroBatch, outputs: npt.NDArray[np.float32]) -> Kept:
 
 
 def _of_spans(micro: MicroBatch, outputs: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_]) -> Kept:
-    """Of each row: its best span, what no answer scores (first token to first token), the loss of its ends."""
+    """Of each row: its best span, what "none" scores (first token to first token), the loss of its ends."""
     there = micro.numbers >= 0
     logits = outputs[there].astype(np.float64)
     if micro.documents is not None:  # no answer in the padding, as in training

@@ -119,7 +119,7 @@ def class_loss(logits: Floats, truth: Ints, loss: Loss = "cross_entropy") -> Flo
 
 
 def label_loss(logits: Floats, truth: Ints, loss: Loss = "cross_entropy") -> Floats:
-    """[N, C] of logits [N, C]: binary cross-entropy with the logistic of each; or max(0, 1 - sign x logit)."""
+    """[N, C] of logits [N, C]: binary cross-entropy of the logistic of each; or max(0, 1 - sign x logit)."""
     sign = 2.0 * truth - 1
     if loss == "cross_entropy":
         return np.logaddexp(0.0, -sign * logits)
