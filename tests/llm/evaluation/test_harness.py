@@ -16,6 +16,8 @@ from llm.evaluation.harness import import_harness, make_lm, written
 from tests.llm.evaluation.run_folders import finetuned, pretrained
 from tests.llm.tasks.example_sets import LENGTH, shape
 
+pytest.importorskip("lm_eval")
+
 QUESTIONS = [
     {"context": "the sea was", "choices": ["calm", "a stone", "rain and wind"], "answer": 0},
     {"context": "the ship\n    left the harbour", "choices": ["été", "light"], "answer": 1},

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from llm.evaluation.likelihood import Likelihood, continuations, pseudo_likelihoods, windows
 from llm.model import make_model
@@ -40,9 +39,9 @@ def by_hand(model: Any, before: list[int], asked: list[int]) -> Likelihood:
     return Likelihood(nats, greedy)
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned", "alibi"])
-def test_continuations_are_those_of_token_after_token(positions: str) -> None:
-    model, rows = model_of("gpt", positions=positions), rows_of()
+@pytest.mark.parametrize("position", ["rotary", "learned", "alibi"])
+def test_continuations_are_those_of_token_after_token(position: str) -> None:
+    model, rows = model_of("gpt", position=position), rows_of()
     found = list(continuations(model, rows, CONTEXT, 4))
     for one, row in zip(found, rows, strict=True):
         assert one.nats == pytest.approx(by_hand(model, *row).nats, abs=1e-4)
@@ -97,8 +96,9 @@ def test_of_a_long_row_of_a_bert_the_tokens_after_cls_are_left_out() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 8, 9, 15])
 def test_windows_are_the_harness_own(size: int) -> None:
+    theirs_of = pytest.importorskip("lm_eval.utils")
     tokens = list(range(10, 10 + size))
-    theirs = map(make_disjoint_window, get_rolling_token_windows(tokens, 1, 4, 1))
+    theirs = map(theirs_of.make_disjoint_window, theirs_of.get_rolling_token_windows(tokens, 1, 4, 1))
     assert [(list(a), list(b)) for a, b in windows(tokens, 1, 4)] == [(list(a), list(b)) for a, b in theirs]
     asked = [token for _, part in windows(tokens, 1, 4) for token in part]
     assert asked == tokens
