@@ -103,8 +103,11 @@ class HuggingFaceTokenizer(Tokenizer):
     def special_texts(self) -> dict[str, int]:
         """See `Tokenizer`: the named ones, and those that the definition adds as specials beside them."""
         added = self._backend.get_added_tokens_decoder().items()
-        names = {text: self._backend.token_to_id(text) for text in self._arguments[1].values()}
-        return {text.content: token for token, text in added if text.special} | names
+        found = {text.content: token for token, text in added if text.special}
+        for text in self._arguments[1].values():
+            if (token := self._backend.token_to_id(text)) is not None:
+                found[text] = token
+        return found
 
     def _text_start(self) -> list[int]:
         encoding = self._backend.encode("a")

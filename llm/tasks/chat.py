@@ -1,9 +1,9 @@
 """Conversations to tokens by a Jinja template, and which of the tokens are answers.
 
-The template is one of Hugging Face's (`messages`, `add_generation_prompt`, `bos_token`, `eos_token`). It is run for
-the messages up to each answer, with the start of the answer asked for, and with the answer: what the second text
-has more than the first is the answer. Those pieces are tokenized apart, as they are when text is generated, so an
-answer begins and ends at the same tokens in both.
+The template is one of Hugging Face's (`messages`, `add_generation_prompt`, `bos_token`, `eos_token`). It is
+run for the messages up to each answer, with the start of the answer asked for, and with the answer: what the
+second text has more than the first is the answer. Those pieces are tokenized apart, as they are when text is
+generated, so an answer begins and ends at the same tokens in both.
 
 Specials that the template writes are the tokens of this name; in the text of a message they stay characters.
 """
@@ -73,9 +73,9 @@ class Chat:
             told = self._render(messages[: number + 1], False, mark)
             if not asked.startswith(done) or not told.startswith(asked):
                 raise BadExample(
-                    "template_rewrites", "finetune.task.chat_template writes what stands before an answer "
-                    f"otherwise once the answer (message {number + 1}) is there, so what is learned would not be "
-                    "what generation sees: leave out what depends on later messages"
+                    "template_rewrites", "finetune.task.chat_template writes what stands before an "
+                    f"answer otherwise once the answer (message {number + 1}) is there, and generation would see "
+                    "other text than training: leave out what depends on later messages"
                 )  # fmt: skip
             found += [Piece(part, False) for part in self._parts(asked[len(done) :], mark)]
             answer = self._parts(told[len(asked) :], mark)

@@ -1,4 +1,4 @@
-"""Named columns of numbers, lists of numbers and texts: an Arrow file that is mapped, and a digest of its values."""
+"""Named columns of numbers, lists and texts: an Arrow file that is mapped, and a digest of its values."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def write_columns(path: Place, columns: Columns) -> None:
 
 
 def read_columns(path: Place) -> dict[str, Column]:
-    """The columns of a file, mapped; out of an object store they are read whole. RunError where it is damaged."""
+    """The columns of a file, mapped; of an object they are read whole. RunError where it is damaged."""
     try:
         if isinstance(path, ObjectPath):
             source: Any = pa.BufferReader(path.read_bytes())
@@ -126,11 +126,16 @@ def _to_arrow(column: Column) -> pa.Array:
 
 def _from_arrow(array: pa.Array) -> Column:
     if pa.types.is_large_list(array.type):
-        ends = np.frombuffer(array.buffers()[1], np.int64)[: len(array) + 1]
+        ends = _offsets(array)
         return Ragged(array.values.to_numpy(zero_copy_only=True), ends)
     if pa.types.is_large_string(array.type):
-        _, offsets, data = array.buffers()
-        ends = np.frombuffer(offsets, np.int64)[: len(array) + 1]
+        ends, data = _offsets(array), array.buffers()[2]
         size = int(ends[-1])
         return Texts(np.frombuffer(data, np.uint8)[:size] if size else np.zeros(0, np.uint8), ends)
     return array.to_numpy(zero_copy_only=True)
+
+
+def _offsets(array: pa.Array) -> npt.NDArray[np.int64]:
+    if not len(array):  # it may have no buffers at all
+        return np.zeros(1, np.int64)
+    return np.frombuffer(array.buffers()[1], np.int64)[: len(array) + 1]

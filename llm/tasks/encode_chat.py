@@ -67,8 +67,8 @@ class ChatEncoder:
         weights = np.array(flags[1:room], np.uint8)
         if not weights.any():
             raise BadExample(
-                "no_answer_left", f"{len(ids):,} tokens, and none of an answer stands among the first {room:,}: raise "
-                "finetune.length"
+                "no_answer_left", f"{len(ids):,} tokens, and none of an answer among the first {room:,}: "
+                "raise finetune.length"
             )  # fmt: skip
         row = EncodedRow(np.array(ids[:room], np.uint32), min(len(ids), room), {"weights": weights})
         known = {

@@ -1,8 +1,8 @@
 """Questions about contexts to rows: question_answering in the form of SQuAD (Rajpurkar et al. 2016).
 
 A row is the question and then the context, or a window of it; the question is never cut. Its targets are the
-first and the last token of the first answer, or the row's first token twice where the window does not hold all
-of it (Devlin et al. 2019, section 4.3).
+first and the last token of the first answer, or the row's first token twice where the window does not hold
+all of it (Devlin et al. 2019, section 4.3).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class SpanEncoder:
         if room < 1 or (windows and len(context) > room <= self.task.stride):
             least = self.task.stride if windows else 0
             raise BadExample(
-                "question_too_long", f"the question has {len(question):,} tokens, which leaves {max(0, room):,} of "
-                f"finetune.length ({self.layout.length:,}) for the context, and more than {least:,} are needed"
+                "question_too_long", f"the question has {len(question):,} tokens, leaving {max(0, room):,} "
+                f"of finetune.length ({self.layout.length:,}) for the context; more than {least:,} are needed"
             )  # fmt: skip
         if len(context) > room and self.task.too_long == "fail":
             raise too_long(len(context) + len(question), self.layout.room(2))

@@ -1,8 +1,9 @@
 """Lists of words with a tag each to rows: token_classification.
 
 Words are tokenized one by one, each but the first with a blank before it, so that each token belongs to one
-word. A word's tag stands at its first token, as in Devlin et al. 2019, section 5.3; in a GPT at its last, since
-what comes after a token is hidden from it. Words that were cut away, or that the tokenizer drops, have none.
+word. A word's tag stands at its first token, as in Devlin et al. 2019, section 5.3; in a GPT at its last,
+since what comes after a token is hidden from it. Words that were cut away, or that the tokenizer drops, have
+none.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from data_jobs.tokens.tokenizer import Ids
@@ -14,11 +15,11 @@ AT_ONCE = 1000
 
 
 class EncodedRow(NamedTuple):
-    """One row, its specials included. `second_at`: where the second part begins; its end where there is none."""
+    """One row with its specials. `second_at`: where the second part begins; without one the row's end."""
 
     ids: Ids
     second_at: int
-    columns: dict[str, Any] = {}
+    columns: Mapping[str, Any] = MappingProxyType({})
     """Numbers, and arrays of them, by name."""
 
 
@@ -43,8 +44,8 @@ class Encoder(Protocol):
 def too_long(tokens: int, room: int) -> BadExample:
     """What too_long: fail says of an example."""
     return BadExample(
-        "too_long", f"{tokens:,} tokens, and a row has room for {max(0, room):,}: raise finetune.length, or choose "
-        "truncate or window in finetune.task.too_long"
+        "too_long", f"{tokens:,} tokens, and a row has room for {max(0, room):,}: raise finetune.length, or "
+        "choose truncate or window in finetune.task.too_long"
     )  # fmt: skip
 
 

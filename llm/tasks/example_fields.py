@@ -1,6 +1,7 @@
 """One record to a checked example: what each kind of task wants of its fields.
 
-A record that is no example raises `BadExample`, with a reason to count it by and a detail that names the field.
+A record that is no example raises `BadExample`, with a reason to count it by and a detail that names the
+field.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class BadExample(Exception):
 
 
 class Answers(NamedTuple):
-    """The right answers of a question, and at which character of the context each begins; none: unanswerable."""
+    """The right answers of a question, and at which character each begins; none: it has no answer there."""
 
     texts: tuple[str, ...]
     starts: tuple[int, ...]

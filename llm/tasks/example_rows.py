@@ -1,7 +1,7 @@
 """Rows of a part's examples to micro-batches, padded to the longest row that they hold.
 
-What stands in a row hangs on nothing but the row; how much padding it has hangs on its neighbours. So the digest
-of a micro-batch is over rows without padding, and a batch has the same on any number of workers.
+What stands in a row hangs on nothing but the row; how much padding it has hangs on its neighbours. So the
+digest of a micro-batch is over rows without padding, and a batch has the same on any number of workers.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Examples:
         chosen = indices.tolist()
         lengths = self.tokens[indices]
         longest = int(lengths.max(initial=1))
-        width = min(-(-longest // _MULTIPLE) * _MULTIPLE, max(self._length, longest))
+        width = min(-(-longest // _MULTIPLE) * _MULTIPLE, self._length)
         inputs = np.full((rows, width), self._pad, np.int64)
         documents = np.ones((rows, width), np.int64)
         all_numbers = np.full(rows, -1, np.int64)

@@ -1,8 +1,8 @@
 """Examples of a task on disk: made once from files and settings, opened by every worker.
 
 `<part>.arrow` has the rows of a part, `<part>.examples.arrow` what is known of its examples; `examples.json`,
-written last, is the record: what there is, with digests. All is a function of what the files hold, the settings and
-the tokenizer.
+written last, is the record: what there is, with digests. All is a function of what the files hold, the
+settings and the tokenizer.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from llm.tasks.encode_tags import TagEncoder
 from llm.tasks.encode_texts import TextEncoder
 from llm.tasks.encoded import Encoder
 from llm.tasks.example_fields import fields_of
+from llm.tasks.example_order import ExampleOrder, order_of_examples
 from llm.tasks.example_rows import Examples
 from llm.tasks.labels import (
     WITH_CLASSES,
@@ -35,11 +36,14 @@ from llm.tasks.labels import (
     count_classes,
     notes_on_classes,
 )
-from llm.tasks.part_columns import Part, encode_part
+from llm.tasks.part_columns import encode_part
 from llm.tasks.row_layout import Layout, make_layout
 from llm.tasks.task_data import DataFile, digest_of_files
 from llm.tasks.task_parts import PARTS, drop_unknown, find_parts, notes_on_repeats, read_parts
 
+__all__ = [
+    "ExampleOrder", "ExampleSet", "Examples", "open_examples", "order_of_examples", "prepare_examples",
+]  # fmt: skip
 FORMAT = "manta-examples-1"
 RECORD = "examples.json"
 VERSION = 1  # of the rules of this package: another one makes other rows
@@ -52,10 +56,10 @@ def prepare_examples(
     folder: str | Place,
     text_start: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Make the examples in a folder, or find them there; the record. UserError for all that is wrong with them.
+    """Make the examples in a folder, or find them there; the record. UserError for all that is wrong.
 
-    `text_start`: ids before a GPT's text (`text_start` of its settings; default: what the tokenizer says). What
-    is odd about the examples, but no error, is told on stderr when they are made, and stands in `notes`.
+    `text_start`: ids before a GPT's text, of an imported model those of its tokenizer (default: its eos).
+    What is odd about the examples, but no error, is told on stderr when they are made, and stands in `notes`.
     """
     folder = places.at(folder)
     task, data = settings.task, settings.data
@@ -109,7 +113,8 @@ def prepare_examples(
         "notes": notes,
     }
     record["digest"] = sha256(to_json(record))
-    (folder / RECORD).unlink(missing_ok=True)  # so that it is there only with what it speaks of
+    if old is not None:
+        (folder / RECORD).unlink(missing_ok=True)  # it is there only with what it speaks of
     for name, part in parts.items():
         write_columns(folder / f"{name}.arrow", part.rows)
         write_columns(folder / f"{name}.examples.arrow", part.columns)

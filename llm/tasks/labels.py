@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cluster.errors import UserError
 from llm.finetune_settings import TaskKind
-from llm.tasks.example_fields import Example
+from llm.tasks.example_fields import Answers, Example
 
 WITH_CLASSES = ("classification", "multi_label", "token_classification")
 IMBALANCED = 4  # times as many of the most frequent class as of the rarest: worth a line
@@ -59,7 +59,7 @@ def count_classes(examples: Sequence[Example], labels: Sequence[str], per_word: 
     """Examples of each class; of token_classification words."""
     found: Counter[str] = Counter()
     for example in examples:
-        if per_word and isinstance(example.label, tuple):
+        if per_word and isinstance(example.label, tuple) and not isinstance(example.label, Answers):
             found.update(example.label)
         else:
             found.update(example.classes)

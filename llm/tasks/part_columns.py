@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +62,8 @@ class Part:
             )
         if self.lost:
             notes.append(
-                f"{name}: the answers of {self.lost:,} examples stand whole in no row: choose finetune.task.too_long "
-                "window, or a larger finetune.task.stride or finetune.length"
+                f"{name}: the answers of {self.lost:,} examples stand whole in no row: choose "
+                "finetune.task.too_long window, or a larger finetune.task.stride or finetune.length"
             )
         if self.untagged:
             notes.append(
@@ -119,15 +119,16 @@ def _plain(encoded: Sequence[Encoded]) -> dict[str, Column]:
     """A row for each window."""
     rows = [row for each in encoded for row in each.rows]
     numbers = np.repeat(np.arange(len(encoded)), [len(each.rows) for each in encoded])
-    return {
+    found: dict[str, Column] = {
         "ids": Ragged.of([row.ids for row in rows], np.uint32),
         "example": numbers.astype(np.int64),
         "second_at": np.array([row.second_at for row in rows], np.int32),
-    } | _columns([row.columns for row in rows])
+    }
+    return found | _columns([row.columns for row in rows])
 
 
 def _packed(rows: Sequence[EncodedRow], length: int, packing: bool) -> dict[str, Column]:
-    """A row for each pack: whole sequences one after the other, `sizes` their tokens, `members` the examples."""
+    """A row for each pack: whole sequences in a row, `sizes` their tokens, `members` their examples."""
     packs = pack_rows(rows, length, packing)
 
     def joined(arrays: Sequence[Any]) -> list[Any]:
@@ -142,7 +143,7 @@ def _packed(rows: Sequence[EncodedRow], length: int, packing: bool) -> dict[str,
     }
 
 
-def _columns(values: Sequence[dict[str, Any]]) -> dict[str, Column]:
+def _columns(values: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     """Columns by name, as their kinds are."""
     found: dict[str, Column] = {}
     for name in values[0] if values else ():

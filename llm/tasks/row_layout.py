@@ -5,7 +5,8 @@
 | BERT | [CLS] a [SEP] | [CLS] a [SEP] b [SEP], segments 0 and 1 (Devlin et al. 2019, figure 2) |
 | GPT | start a eos | start a eos b eos |
 
-A GPT's start is what stands before each text in its training: our eos, or what an imported tokenizer puts there.
+A GPT's start is what stands before each text in its training: our eos, or what an imported tokenizer puts
+there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy.typing as npt
 
 from cluster.errors import UserError
 from data_jobs.tokens.tokenizer import Ids, Tokenizer
-from data_jobs.tokens.tokenizer_hf import HuggingFaceTokenizer
 from data_jobs.tokens.tokenizer_pixels import PixelTokenizer
 from llm.finetune_settings import TaskKind
 
@@ -54,28 +54,22 @@ def make_layout(
 ) -> Layout:
     """The layout of a model of a kind (gpt, bert). UserError where the model cannot do the task.
 
-    `text_start`: what stands before a GPT's text (default: what the tokenizer says of itself).
+    `text_start`: what stands before a GPT's text (default: its eos).
     """
     if isinstance(tokenizer, PixelTokenizer):
         raise UserError("finetune.task: the model is one of images, and its tasks are about texts")
     if model == "bert":
         if kind == "instruction":
             raise UserError(
-                "finetune.task.kind instruction: needs a gpt, the model is a bert: it writes no answers; take "
-                "a gpt as finetune.start_from, or another task"
+                "finetune.task.kind instruction: needs a gpt, the model is a bert: it writes no answers; "
+                "take a gpt as finetune.start_from, or another task"
             )
         return Layout(
             model, length, (tokenizer.cls_id,), (tokenizer.sep_id,), (tokenizer.sep_id,), tokenizer.pad_id
         )
-    if text_start is None:
-        text_start = start_of_texts(tokenizer)
     eos = (tokenizer.eos_id,)
-    return Layout(model, length, tuple(text_start), eos, eos, tokenizer.pad_id)
-
-
-def start_of_texts(tokenizer: Tokenizer) -> list[int]:
-    """What a GPT's text begins with: ours after an eos, another's with what its tokenizer puts there."""
-    return tokenizer.text_start if isinstance(tokenizer, HuggingFaceTokenizer) else [tokenizer.eos_id]
+    start = eos if text_start is None else tuple(text_start)
+    return Layout(model, length, start, eos, eos, tokenizer.pad_id)
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

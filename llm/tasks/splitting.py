@@ -1,14 +1,14 @@
 """Which examples become validation and test, where they are cut from the training file.
 
-The parts are a function of the examples' content, the shares and the seed: neither the order of the records nor
-the names of the files matter. What belongs together (`data.group`; else examples with the same text) is one unit
-and goes to one part, so that nothing of a text that is learned is asked for later.
+The parts are a function of the examples' content, the shares and the seed: neither the order of the records
+nor the names of the files matter. What belongs together (`data.group`; else examples with the same text) is
+one unit and goes to one part, so that nothing of a text that is learned is asked for later.
 
 Units are put in a row, stratum by stratum, within a stratum by a hash. Along it each part runs up a debt, its
-share of the examples passed, and takes a unit when it owes at least half of it. So a part has its share of each
-stratum, give or take one unit, and its share of the whole, too: the small strata of a task of many classes, which
-would each round to nothing, pay together. A unit whose leaving would take a class away from training stays, and
-does not count.
+share of the examples passed, and takes a unit when it owes at least half of it. So a part has its share of
+each stratum, give or take one unit, and its share of the whole, too: the small strata of a task of many
+classes, which would each round to nothing, pay together. A unit whose leaving would take a class away from
+training stays, and does not count.
 """
 
 from __future__ import annotations

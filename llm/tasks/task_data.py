@@ -1,7 +1,7 @@
 """Files of examples to rows of named values, each with its place: JSON lines, CSV, Parquet.
 
-The rows come in the order of the files' names, then of their lines. Nothing is judged here but whether a record
-can be read at all.
+The rows come in the order of the files' names, then of their lines. Nothing is judged here but whether a
+record can be read at all.
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ class DataFile(NamedTuple):
 
 def find_data(path: str, field: str) -> list[DataFile]:
     """The files behind a path, a folder or a glob, by name. UserError, with the setting's name, for none."""
-    if not places.is_remote(path):
-        path = os.path.abspath(os.path.expanduser(path))
-    found = find_files(path, _INCLUDE, [])
+    where = path if places.is_remote(path) else os.path.abspath(os.path.expanduser(path))
+    found = find_files(str(where), _INCLUDE, [])
     if found is None:
         raise UserError(f"{field}: {path}: no such file or folder")
     files = [_data_file(each.path, each.name, field) for each in found]

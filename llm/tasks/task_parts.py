@@ -29,7 +29,7 @@ def find_parts(data: DataSettings) -> dict[str, list[DataFile]]:
 def read_parts(
     files: dict[str, list[DataFile]], data: DataSettings, kind: TaskKind, bad: BadRecords
 ) -> tuple[Parts, int]:
-    """The examples of each part, val and test cut from train where they have no files; records that were read.
+    """The examples of each part, val and test cut from train where they have no files; records in all.
 
     UserError where a part is empty.
     """
@@ -112,8 +112,8 @@ def notes_on_repeats(parts: Parts) -> list[str]:
         again = sum(example.content in known for example in parts.get(part, ()))
         if again:
             notes.append(
-                f"{again:,} of {len(parts[part]):,} examples of {part} stand in train, too: what is measured there "
-                "was learned by heart"
+                f"{again:,} of {len(parts[part]):,} examples of {part} stand in train, too: what is measured "
+                "there was learned by heart"
             )
     if both := {e.content for e in parts.get("val", ())} & {e.content for e in parts.get("test", ())}:
         notes.append(f"{len(both):,} texts stand in val and in test")

@@ -1,7 +1,7 @@
 """Where tokens stand in a text: by characters, exactly, whatever the tokenizer.
 
-Tokenizers say where each token ends in UTF-8 bytes (`encode_with_ends`): a token begins where the one before it
-ended. A token may end inside of a character; in characters its span is then all of that character.
+Tokenizers say where each token ends in UTF-8 bytes (`encode_with_ends`): a token begins where the one before
+it ended. A token may end inside of a character; in characters its span is then all of that character.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Ends = npt.NDArray[np.int64]
 
 
 class Spans(NamedTuple):
-    """[tokens] each: the characters [start, stop) of a text that the token stands for, without blanks before."""
+    """[tokens] each: the characters [start, stop) that a token stands for, without blanks before them."""
 
     starts: npt.NDArray[np.int32]
     stops: npt.NDArray[np.int32]
