@@ -40,7 +40,7 @@ def measured(group: Group, given: dict[str, Any]) -> tuple[dict[str, Any], str]:
     if "task" in loaded.settings and options.text is None:
         _refuse(options, OF_TEXTS, "is for a text file: this run has a task, and is measured on its examples")
         if options.data is not None and options.split is not None:
-            raise UserError("--data and --split: give one of them, a file or a part of the run's own examples")
+            raise UserError("--data and --split: give one of them, a file or a part of the examples")
         resamples = RESAMPLES if options.bootstrap is None else options.bootstrap
         if resamples < 0:
             raise UserError(f"--bootstrap must be 0 (none) or more, it is {resamples}")

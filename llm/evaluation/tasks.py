@@ -139,8 +139,8 @@ def tables(judged: Judged) -> dict[str, Any]:
 def words(result: Mapping[str, Any]) -> str:
     """The result for people."""
     lines = [
-        f"{result['data']}: {result['kind']}, {result['examples']:,} examples in {result['rows']:,} rows, step "
-        f"{result['step']}"
+        f"{result['data']}: {result['kind']}, {result['examples']:,} examples in {result['rows']:,} rows, "
+        f"step {result['step']}"
     ]
     by_class = {class_name("f1", row["label"]) for row in result.get("classes", ())}
     shown = {name: each for name, each in result["metrics"].items() if name not in by_class}

@@ -1,4 +1,4 @@
-"""A model on a text file or on the documents of its corpus: loss, perplexity, bits; masks and pairs of a BERT."""
+"""A model on a text file or on the documents of its corpus: loss, bits; masks and pairs of a BERT."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def text_of_file(subject: Subject, file: str, length: int | None, batch: int) ->
     if subject.model.settings.kind == "bert":
         raise UserError("--text is for a gpt: a bert is measured on the sentences of its run's corpus")
     if not isinstance(subject.model, GPT):
-        raise UserError("--text: this model has the head of a task, and tells no next token: give --data FILE")
+        raise UserError("--text: this model has the head of a task, and tells no next token: try --data")
     if isinstance(subject.tokenizer, PixelTokenizer):
         raise UserError("--text is for a model of texts: one of images is measured on its run's corpus")
     length = length or _length(subject)

@@ -1,4 +1,4 @@
-"""Examples of another file, as a trained model reads them: its labels, its layout of rows, nothing on disk."""
+"""Examples of another file, as a trained model reads them: its labels, its rows, nothing on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "test"  # of the one part that there is
 def examples_of_file(
     file: str, settings: FinetuneSettings, record: Mapping[str, Any], tokenizer: Tokenizer, model: str
 ) -> tuple[Examples, list[str]]:
-    """All examples of a file, and what is odd about them, a line each. UserError where they are not of the task.
+    """All examples of a file, and what is odd about them, a line each. UserError: they are not of the task.
 
     `record`: of the task that was trained (`kind`, `labels`); `settings` say which fields are read, and how
     many records may be left out; `model`: gpt or bert.

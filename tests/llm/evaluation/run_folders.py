@@ -1,4 +1,4 @@
-"""Fine-tuned runs as the trainer leaves them, without a training: tiny models with the weights of their seed."""
+"""Fine-tuned runs as the trainer leaves them, without a training: tiny models with fresh weights."""
 
 from __future__ import annotations
 
