@@ -33,7 +33,9 @@ def import_harness() -> Any:
     try:
         import lm_eval
         import lm_eval.api.model
+        import lm_eval.evaluator
         import lm_eval.models.utils
+        import lm_eval.tasks
     except ImportError as error:
         raise UserError(
             f"lm-evaluation-harness is not installed ({error}): run `make setup EXTRAS=dev,harness`"
@@ -59,12 +61,16 @@ def make_lm(subject: Subject, batch: int = 16) -> Any:
         )
     scorer = _OfGPT(subject, model, batch) if isinstance(model, GPT) else _OfBERT(subject, model, batch)
 
-    class MantaLM(harness.api.model.TemplateLM):  # type: ignore[misc]
+    class MantaLM(harness.api.model.TemplateLM):
         """Texts to ids, and questions of the harness to those of ours."""
 
         @property
         def eot_token_id(self) -> int:
             return tokenizer.eos_id
+
+        @property
+        def tokenizer_name(self) -> str:
+            return tokenizer.fingerprint
 
         @property
         def prefix_token_id(self) -> int:
@@ -76,7 +82,7 @@ def make_lm(subject: Subject, batch: int = 16) -> Any:
 
         def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
             found = scorer.likelihoods([(before, asked) for _, before, asked in requests])
-            return [tuple(each) for each in found]
+            return [(each.nats, each.greedy) for each in found]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             """Of each text; each of its tokens is asked for once."""
