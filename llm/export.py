@@ -68,7 +68,11 @@ def _of_run(path: Place) -> Source:
         a, b = (reader.weight(names[f"{linear}{end}"]) for end in (A, B))
         return weight + delta(linear, a, b, settings, lora)
 
-    return Source(settings, found.tokenizer(), shapes, read, task=None if task is None else _task_of(task))
+    start = found.record.get("text_start")
+    return Source(
+        settings, found.tokenizer(), shapes, read,
+        task=None if task is None else _task_of(task), text_start=None if start is None else tuple(start),
+    )  # fmt: skip
 
 
 def _task_of(task: dict[str, Any]) -> Task:

@@ -55,7 +55,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     check_length(base.model, settings)
     check_task(base.model, settings)
     examples = examples_folder(settings, folder.path, base.tokenizer.fingerprint)
-    record = prepare_examples(settings, base.tokenizer, base.model, examples)
+    record = prepare_examples(settings, base.tokenizer, base.model, examples, base.text_start)
     settings = with_steps(settings, record["parts"]["train"]["rows"])
     _check_metric(settings, record)
     head = head_of(record, settings.task)
@@ -66,6 +66,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
             "vocab_size": base.vocab_size,
             "clean": base.clean,
         },
+        **({} if base.text_start is None else {"text_start": base.text_start}),
         "examples": {"path": str(examples), "digest": record["digest"]},
         "task": {
             "kind": record["kind"],
@@ -95,6 +96,8 @@ class Base:
     start: dict[str, str]
     clean: dict[str, Any]
     """How its texts were cleaned."""
+    text_start: list[int] | None
+    """What a GPT's text begins with; None: an eos."""
 
 
 def _base(recipe: Recipe, settings: FinetuneSettings, folder: RunFolder, options: RunOptions) -> Base:
@@ -104,8 +107,10 @@ def _base(recipe: Recipe, settings: FinetuneSettings, folder: RunFolder, options
         model = ModelSettings.model_validate(saved["model"] | given)
         corpus = saved["corpus"]
         if "start" in saved and saved["start"] is not None:
-            tokenizer = load_tokenizer(folder.tokenizer)
-            return Base(model, corpus["vocab_size"], tokenizer, saved["start"], corpus["clean"])
+            return Base(
+                model, corpus["vocab_size"], load_tokenizer(folder.tokenizer), saved["start"], corpus["clean"],
+                saved.get("text_start"),
+            )  # fmt: skip
     path = settings.start_from
     if path is None:
         path = recipe.out("pretrain")
@@ -120,7 +125,7 @@ def _base(recipe: Recipe, settings: FinetuneSettings, folder: RunFolder, options
     if settings.task.kind == "instruction":
         check_writes(start, path)
     check_start(start, path, model, tokenizer.fingerprint)
-    return Base(model, start.vocab_size, tokenizer, start.record, start.clean)
+    return Base(model, start.vocab_size, tokenizer, start.record, start.clean, start.text_start)
 
 
 def examples_folder(settings: FinetuneSettings, out: Place, tokenizer: str) -> Place:

@@ -44,8 +44,9 @@ def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = 
 
 
 def load(run: str | Place) -> Loaded:
-    """Load a run folder (its newest good checkpoint; of a finished fine-tuning the best), one of its
-    checkpoints, or an imported model.
+    """Load a run folder, one of its checkpoints, or an imported model.
+
+    Of a run folder it is the newest good checkpoint, of a finished fine-tuning the best one.
 
     UserError where the path is none of these, RunError where a file is damaged.
     """

@@ -125,11 +125,11 @@ class HuggingFaceTokenizer(Tokenizer):
         own = {"bos": eos, "eos": eos}
         return self._with_template([eos, "$A"], [eos, "$A", "$B"], {eos: self.eos_id}, own)
 
-    def ending_with_eos(self) -> HuggingFaceTokenizer:
-        """This one, with a template that puts its own start before a text and its eos after each."""
+    def ending_with_eos(self, start: Sequence[int]) -> HuggingFaceTokenizer:
+        """This one, with a template that puts these tokens before a text and its eos after each."""
         names = self._arguments[1]
         eos = names.get("eos") or names["sep"]
-        ids = {self._backend.id_to_token(token): token for token in self.text_start}
+        ids = {self._backend.id_to_token(token): token for token in start}
         single = [*ids, "$A", eos]
         return self._with_template(single, [*single, "$B", eos], ids | {eos: self.eos_id}, {})
 

@@ -45,6 +45,8 @@ class Source:
     """Tokens that an imported model must never write."""
     task: Task | None = None
     """What it was fine-tuned for."""
+    text_start: tuple[int, ...] | None = None
+    """What a GPT's text began with there; None: an eos."""
 
     @property
     def has_head(self) -> bool:
@@ -134,8 +136,8 @@ def export_model(
 def _as_trained(source: Source) -> Source:
     """A GPT that was trained here begins a text with an eos and writes no other special: its files say so.
 
-    One that goes out as it was imported is left as it is. One that was fine-tuned saw texts begin as its
-    tokenizer begins them, and under a head end with an eos.
+    One that goes out as it was imported is left as it is. One that was fine-tuned may have seen texts begin as
+    an imported tokenizer begins them, and under a head end with an eos.
     """
     if source.came_as is not None or source.settings.kind != "gpt":
         return source
@@ -143,8 +145,9 @@ def _as_trained(source: Source) -> Source:
     never = {*tokenizer.specials.values(), *range(tokenizer.vocab_size, rows)} - {tokenizer.eos_id}
     if isinstance(tokenizer, HuggingFaceTokenizer):
         if source.has_head:
-            tokenizer = tokenizer.ending_with_eos()
-        elif source.task is None:
+            start = (tokenizer.eos_id,) if source.text_start is None else source.text_start
+            tokenizer = tokenizer.ending_with_eos(start)
+        elif source.text_start is None:
             tokenizer = tokenizer.starting_with_eos()
     return replace(source, tokenizer=tokenizer, suppressed=tuple(sorted(never)))
 

@@ -36,9 +36,11 @@ def parts_of(settings: ModelSettings, lora: LoraSettings) -> dict[str, list[Part
 
     Queries, keys and values are rows of one map here, with an adapter each.
     """
+    if not lora.targets:
+        raise UserError("finetune.lora.targets is empty: name the linear maps that get an adapter")
     if "gate" in lora.targets and settings.activation not in GATED:
         raise UserError(
-            f"lora.targets: gate: this model's feed-forward part has none (model.activation is "
+            f"finetune.lora.targets: gate: this model's feed-forward part has none (model.activation is "
             f"{settings.activation}); leave it out"
         )
     q, kv = settings.heads * settings.head_width, settings.groups * settings.head_width
@@ -97,8 +99,9 @@ class LoraLinear(nn.Linear):
         self.lora_b = nn.Parameter(torch.zeros(sum(part.rows for part in parts), lora.rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        moved = F.linear(F.linear(x, self.lora_a), spread(self.lora_b, self.parts, self.out_features))
-        return F.linear(x, self.weight, self.bias) + self.scale * moved
+        low = self.scale * F.linear(x, self.lora_a)  # scaled where it is small
+        moved = F.linear(low, spread(self.lora_b, self.parts, self.out_features))
+        return F.linear(x, self.weight, self.bias) + moved
 
 
 def add_lora(model: Transformer, lora: LoraSettings, seed: int = 0) -> None:

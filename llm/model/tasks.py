@@ -83,8 +83,8 @@ def check_task(model: ModelSettings, settings: FinetuneSettings) -> None:
         raise UserError("finetune.task.kind instruction is for a gpt, this model is a bert")
     if kind == "instruction" and only == "head":
         raise UserError(
-            "finetune.train_only head: instruction has no head of its own, it trains the model's output; set it "
-            "to last or all, or lora.rank above 0"
+            "finetune.train_only head: instruction has no head of its own; set it to last or all, or "
+            "lora.rank above 0"
         )
     if only == "last" and settings.last_layers > model.layers:
         raise UserError(

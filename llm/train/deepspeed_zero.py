@@ -89,9 +89,10 @@ class ZeroEngine:
         # Names and shapes are taken before ZeRO 3 replaces the parameters' data.
         self.named = dict(objective.model.named_parameters())
         self.states = states_by_name(objective, optimizer)
+        learning = sum(p.numel() for p in self.named.values() if p.requires_grad)
         self.config = zero_config(
-            stage, micro_batch, accumulation, optimizer.clip,
-            sum(p.numel() for p in self.named.values() if p.requires_grad), offload, torch.cuda.is_available(), overrides,
+            stage, micro_batch, accumulation, optimizer.clip, learning, offload, torch.cuda.is_available(),
+            overrides,
         )  # fmt: skip
         self.engine, *_ = deepspeed.initialize(
             model=objective,
@@ -281,7 +282,7 @@ class ZeroEngine:
         return start, {state: values.narrow(0, offset, length) for state, values in whole.items()}
 
     def _find_frozen(self, parameter: Any) -> tuple[int, dict[str, Tensor]] | None:
-        """This worker's share of a parameter that the optimizer does not know: each takes one of equal length.
+        """This worker's share of a parameter that the optimizer does not know; all are of one length.
 
         Stage 3 has cut it up so, into `ds_tensor`; else every worker has all of it.
         """

@@ -39,6 +39,8 @@ class Start:
     """Its fingerprint."""
     clean: dict[str, Any]
     """How its texts were cleaned."""
+    text_start: list[int] | None
+    """What a GPT's text begins with; None: an eos."""
     load_tokenizer: Callable[[], Tokenizer]
     fill: Callable[[nn.Module], None]
     weights: Callable[[], dict[str, Tensor]]
@@ -60,9 +62,10 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
     folder = places.absolute(path)
     if is_model_folder(folder):
         found = read_imported(folder, cache)
+        said = found.run_settings()
         return Start(
             folder, found.record["weights"], found.settings, found.vocab_size, found.tokenizer.fingerprint,
-            found.run_settings()["corpus"]["clean"], lambda: found.tokenizer, found.fill, found.weights,
+            said["corpus"]["clean"], said["text_start"], lambda: found.tokenizer, found.fill, found.weights,
         )  # fmt: skip
     run = find_trained(folder, CheckpointReader.check_weights if check else lambda reader: None)
     corpus, checkpoint = run.record["corpus"], run.reader.folder
@@ -77,7 +80,7 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
     index = digest((checkpoint / INDEX).read_bytes())
     return Start(
         checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], corpus["clean"],
-        run.tokenizer, fill, weights, task,
+        run.record.get("text_start"), run.tokenizer, fill, weights, task,
     )  # fmt: skip
 
 
@@ -115,8 +118,8 @@ def check_writes(start: Start, path: str) -> None:
     """UserError where the start has a task's head in place of the output layer for tokens."""
     if start.task is not None and start.task["head"] is not None:
         raise UserError(
-            f"start_from {path}: it was fine-tuned for {start.task['kind']} and has no output layer for tokens: "
-            "start from what that training started from"
+            f"start_from {path}: it was fine-tuned for {start.task['kind']} and has no output layer for "
+            "tokens: start from what that training started from"
         )
 
 
