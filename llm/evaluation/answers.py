@@ -12,7 +12,7 @@ from llm.model.gpt import GPT
 from llm.model.sampling import Sampling
 from llm.tasks.judged import Judged
 from llm.tasks.references import References
-from llm.tasks.scoring import judge_written
+from llm.tasks.judging import judge_written
 from llm.train.group import Group
 
 MOST_TOKENS = 256  # of an answer

@@ -23,14 +23,21 @@ def ratio(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
 
 
-def confusion_matrix(truth: Ints, guess: Ints, classes: int, counts: Floats | None = None) -> Floats:
-    """[..., C, C]: examples of class (row) that were taken for class (column)."""
+def confusion_matrix(
+    truth: Ints, guess: Ints, classes: int, counts: Floats | None = None, column: Ints | None = None
+) -> Floats:
+    """[..., C, C]: examples of class (row) that were taken for class (column).
+
+    `column` [N]: which of `counts` is an example's, where several have one (the words of a text).
+    """
     cells = truth * classes + guess
     if counts is None:
         return np.bincount(cells, minlength=classes**2).astype(np.float64).reshape(classes, classes)
-    flat = counts.reshape(-1, counts.shape[-1])
-    tables = [np.bincount(cells, weights, minlength=classes**2) for weights in flat]
-    return np.stack(tables).reshape(*counts.shape[:-1], classes, classes)
+    found = np.empty((*counts.shape[:-1], classes**2))
+    for at in np.ndindex(counts.shape[:-1]):
+        weights = counts[at] if column is None else counts[at][column]
+        found[at] = np.bincount(cells, weights, minlength=classes**2)
+    return found.reshape(*counts.shape[:-1], classes, classes)
 
 
 @dataclass(frozen=True)

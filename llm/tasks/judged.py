@@ -45,7 +45,9 @@ class Classes:
 
     def confusion(self, counts: Floats | None = None) -> Floats:
         """[..., C, C] with the true classes as rows."""
-        return classification.confusion_matrix(self.truth, self.guess, len(self.labels), self._of(counts))
+        return classification.confusion_matrix(
+            self.truth, self.guess, len(self.labels), counts, self.example
+        )
 
     def tally(self) -> Tally:
         """Hits, guesses and truths of each class."""
@@ -54,7 +56,7 @@ class Classes:
     def numbers(self, counts: Floats | None = None) -> dict[str, Floats]:
         confusion = self.confusion(counts)
         tally = classification.tally_of_confusion(confusion)
-        found = {"loss": mean_of(self.nats, self._of(counts)), "accuracy": classification.accuracy(confusion)}
+        found = {"loss": self._loss(counts), "accuracy": classification.accuracy(confusion)}
         found |= tally.averages()
         if self.correlated:
             found["matthews"] = classification.matthews(confusion)
@@ -62,9 +64,12 @@ class Classes:
             found |= {name: getattr(tally, name)[..., 1] for name in ("precision", "recall", "f1")}
         return found | _by_class(tally, self.labels)
 
-    def _of(self, counts: Floats | None) -> Floats | None:
-        """Counts of the units."""
-        return counts if counts is None or self.example is None else counts[..., self.example]
+    def _loss(self, counts: Floats | None) -> Floats:
+        """Mean over the units."""
+        if self.example is None:
+            return mean_of(self.nats, counts)
+        nats, units = (np.bincount(self.example, each, self.examples) for each in (self.nats, None))
+        return mean_of(nats, counts, units.astype(np.float64))
 
 
 @dataclass(frozen=True)

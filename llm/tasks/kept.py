@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from llm.data.samples import MicroBatch
 from llm.tasks.classification import Floats
-from llm.tasks.scoring import class_loss
+from llm.tasks.judging import class_loss
 from llm.tasks.spans import best_spans
 
 Kept = dict[str, npt.NDArray[Any]]

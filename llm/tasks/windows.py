@@ -14,25 +14,31 @@ import numpy.typing as npt
 from llm.tasks.classification import Floats, Ints
 from llm.tasks.kept import Kept
 from llm.tasks.references import References
-from llm.tasks.scoring import AnswerTokens, SpanAnswers
+from llm.tasks.judging import AnswerTokens, SpanAnswers
 
 
 def spread(examples: int, most: int | None) -> Ints:
-    """All examples, or so many evenly over them: files are often sorted by class."""
+    """All of so many, or `most` of them, evenly: files are often sorted by class."""
     if most is None or most >= examples:
         return np.arange(examples)
     return np.arange(most) * examples // most
 
 
 def rows_of(example_of_row: Ints, examples: int, most: int | None) -> Ints:
-    """The rows [R] of the examples that are scored, in order."""
+    """The rows that are scored, in order: of the chosen examples with all their windows.
+
+    Where several examples are packed in a row, as large a share of the rows.
+    """
+    rows = len(example_of_row)
     if most is None or most >= examples:
-        return np.arange(len(example_of_row))
+        return np.arange(rows)
+    if rows < examples:
+        return spread(rows, max(1, most * rows // examples))
     return np.flatnonzero(np.isin(example_of_row, spread(examples, most)))
 
 
 def by_example(references: References, kept: Kept) -> tuple[Any, Any]:
-    """What was kept of rows, sorted, to what `scoring.judge` takes: outputs and truth of each example."""
+    """What was kept of rows, sorted, to what `judging.judge` takes: outputs and truth of each example."""
     example = references.example_of[kept["row"]]
     scored = np.unique(example)
     match references.kind:

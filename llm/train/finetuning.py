@@ -14,9 +14,9 @@ from llm.data.samples import MicroBatch, Picks
 from llm.model import Model
 from llm.model.tasks import choose_trainable, fill_body, make_task_model
 from llm.settings import FinetuneSettings, ModelSettings
-from llm.tasks.evaluating import evaluate_part
 from llm.tasks.examples import Examples, open_examples, order_of_examples
 from llm.tasks.heads import head_of
+from llm.tasks.scoring import evaluate_part
 from llm.train.best import score_of
 from llm.train.group import Group
 from llm.train.job import Job

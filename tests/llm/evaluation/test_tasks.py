@@ -16,7 +16,7 @@ from llm import evaluate
 from llm.evaluation.subject import never_written
 from llm.model.generation import generate_uncached
 from llm.model.sampling import Sampling
-from llm.tasks.evaluating import evaluate_part
+from llm.tasks.scoring import evaluate_part
 from llm.tasks.examples import open_examples
 from llm.train.group import Group
 from llm.train.objective import Objective

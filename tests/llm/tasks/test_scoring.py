@@ -1,7 +1,8 @@
-"""Outputs to metrics: names, losses as torch has them, windows joined, edge cases."""
+"""A part is scored once, whoever scores it: one worker or several, windows joined, nothing doubled."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,187 +10,198 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn import metrics as sk
+from torch import Tensor, nn
 
-from llm.tasks import windows
-from llm.tasks.scoring import (
-    AnswerTokens,
-    SpanAnswers,
-    class_loss,
-    judge,
-    judge_written,
-    label_loss,
-    metric_names,
-    numbers_of,
-    score,
-)
+from llm.model.inputs import Inputs
+from llm.model.tasks import make_task_model
+from llm.tasks.scoring import Scored, evaluate_part
+from llm.tasks.example_rows import Examples
+from llm.tasks.examples import open_examples
+from llm.tasks.heads import head_of
+from llm.tasks.inputs import inputs_of
+from llm.tasks.judging import metric_names
+from llm.train.group import Group
+from llm.train.objective import Objective
+from tests.llm.tasks.example_sets import KINDS, LABELS, make_set, shape, task_of, tokenizer
+from tests.llm.train.processes import run_workers
 
-LABELS = ["no", "yes", "macro"]
-AVERAGED = [f"{n}_{a}" for n in ("precision", "recall", "f1") for a in ("macro", "micro", "weighted")]
-
-
-def drawn(kind: str, seed: int = 0, examples: int = 40) -> tuple[Any, Any]:
-    """Outputs and references of a part."""
-    chance = np.random.default_rng(seed)
-    logits = chance.normal(size=(examples, 3)).astype(np.float32)
-    match kind:
-        case "classification":
-            return logits, chance.integers(3, size=examples)
-        case "multi_label":
-            return logits, chance.integers(2, size=(examples, 3))
-        case "regression":
-            return logits[:, :1], logits[:, 1].astype(np.float64)
-        case "token_classification":
-            sizes = chance.integers(1, 5, examples)
-            words = [chance.normal(size=(size, 3)) for size in sizes]
-            return words, [chance.integers(3, size=size) for size in sizes]
-        case "question_answering":
-            texts = ["a cat", "dogs", "", "the cat"][: examples % 5 or 4]
-            golds = [["cat"], ["dog", "dogs here"], [], ["dog"]][: len(texts)]
-            return SpanAnswers(texts, np.arange(len(texts)) + 0.5, np.full(len(texts), 2.0)), golds
-    tokens = chance.integers(1, 6, examples).astype(np.float64)
-    return AnswerTokens(tokens * 0.7, np.floor(tokens / 2), tokens), None
+CPU = torch.device("cpu")
+ALONE = Group(0, 1, CPU)
+CASES = [(kind, model) for kind in KINDS for model in ("gpt", "bert") if (kind, model) != ("instruction", "bert")]
 
 
-KINDS = (
-    "classification", "multi_label", "regression", "token_classification", "question_answering", "instruction"
-)  # fmt: skip
+def model_of(kind: str, model: str) -> Any:
+    head = head_of({"labels": LABELS}, task_of(kind))
+    return make_task_model(shape(model), tokenizer().vocab_size, head, seed=3).eval()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_names_are_those_of_the_numbers(kind: str) -> None:
-    for labels in (["no", "yes"], LABELS):
-        names = metric_names(kind, labels)
-        assert names[0] == "loss" and len(set(names)) == len(names)
-        if len(labels) == 3:
-            found = score(kind, *drawn(kind), labels)
-            assert list(found) == names
-            assert all(np.isfinite(value) and type(value) is float for value in found.values())
+def training_part(kind: str, folder: Path, model: str = "gpt", count: int = 30, **task: Any) -> Examples:
+    part = make_set(kind, folder, model, count, **task).part("train", weighted=False)
+    assert part is not None
+    return part
 
 
-def test_names_of_each_kind() -> None:
-    by_class = ["f1_no", "f1_yes", "f1_class_macro"]
-    assert metric_names("classification", LABELS) == ["loss", "accuracy", *AVERAGED, "matthews", *by_class]
-    assert set(metric_names("classification", LABELS[:2])) >= {"precision", "recall", "f1", "f1_yes"}
-    assert metric_names("multi_label", LABELS) == ["loss", "exact_match", "hamming", *AVERAGED, *by_class]
-    assert metric_names("regression") == ["loss", "mse", "mae", "pearson", "spearman", "r2"]
-    assert metric_names("token_classification", LABELS) == ["loss", "accuracy", *AVERAGED, *by_class]
-    assert metric_names("question_answering") == ["loss", "exact_match", "f1"]
-    assert metric_names("instruction") == ["loss", "perplexity", "token_accuracy"]
+def scored_by(rank: int, world: int, folder: str, model: Any, batch: int, most: int | None) -> Any:
+    part = open_examples(folder).part("train")
+    assert part is not None
+    found = evaluate_part(model, Objective(model, "fp32").eval(), part, Group(rank, world, CPU), batch, most=most)
+    return found.numbers, found.judged.examples, found.rows
 
 
-def test_losses_are_torchs() -> None:
-    chance = np.random.default_rng(1)
-    logits, truth = chance.normal(size=(50, 4)) * 20, chance.integers(4, size=50)
-    many = chance.integers(2, size=(50, 4))
-    z, t, m = torch.from_numpy(logits), torch.from_numpy(truth), torch.from_numpy(many).double()
-    near(class_loss(logits, truth), F.cross_entropy(z, t, reduction="none"))
-    near(class_loss(logits, truth, "hinge") / 4, torch.stack([multi_margin(*pair) for pair in zip(z, t)]))
-    near(label_loss(logits, many), F.binary_cross_entropy_with_logits(z, m, reduction="none"))
-    near(label_loss(logits, many, "hinge"), F.relu(1 - (2 * m - 1) * z))
+@pytest.mark.parametrize(("kind", "model"), CASES)
+def test_two_workers_score_what_one_does(kind: str, model: str, tmp_path: Path) -> None:
+    """About 20 examples in batches of 3: neither rows nor batches divide by two."""
+    made = make_set(kind, tmp_path, model)
+    for most in (None, 7):
+        given = (str(made.folder), model_of(kind, model), 3, most)
+        (one,) = run_workers(scored_by, 1, *given)
+        first, second = run_workers(scored_by, 2, *given)
+        assert first == second, "every worker knows the numbers"
+        assert one == first, "to the bit"
+        if kind != "instruction":  # whose packs are scored as wholes
+            assert one[1] == (most or made.record["parts"]["train"]["examples"])
+        assert list(one[0]) == metric_names(kind, made.record["labels"])
+        assert all(np.isfinite(value) for value in one[0].values())
 
 
-def multi_margin(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Crammer and Singer's from torch's, which sums over all other classes: with the highest alone."""
-    others = torch.cat([z[:t], z[t + 1 :]])
-    pair = torch.stack([others.max(), z[t]])[None]
-    return F.multi_margin_loss(pair, torch.tensor([1]), reduction="sum") / 2
+def test_more_workers_than_batches(tmp_path: Path) -> None:
+    given = (str(make_set("classification", tmp_path, count=12).folder), model_of("classification", "gpt"), 64, None)
+    (one,) = run_workers(scored_by, 1, *given)
+    assert run_workers(scored_by, 2, *given) == [one] * 2
 
 
-def near(ours: Any, theirs: torch.Tensor) -> None:
-    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("model", ["gpt", "bert"])
+def test_a_classification_is_what_row_after_row_says(model: str, tmp_path: Path) -> None:
+    """Each row by itself through the model, windows joined by hand, metrics by scikit-learn."""
+    part, made = training_part("classification", tmp_path, model), model_of("classification", model)
+    assert part.rows > part.examples
+    logits: dict[int, list[Any]] = {}
+    for row in range(part.rows):
+        number = np.array([row])
+        micro, _ = part.make(number, number, 1)
+        with torch.no_grad():
+            found = made.outputs(inputs_of(micro, CPU))[0].double().numpy()
+        logits.setdefault(part.example_of(row), []).append(found)
+    joined = np.stack([np.mean(logits[example], axis=0) for example in range(part.examples)])
+    truth = part.references().classes
+    scored = evaluate_part(made, Objective(made, "fp32").eval(), part, ALONE, 4)
+    assert scored.outputs == pytest.approx(joined, abs=1e-5)
+    guess = joined.argmax(1)
+    assert scored.numbers["accuracy"] == pytest.approx(sk.accuracy_score(truth, guess), abs=1e-12)
+    assert scored.numbers["f1_macro"] == pytest.approx(sk.f1_score(truth, guess, average="macro"), abs=1e-12)
+    shares = torch.from_numpy(joined).softmax(1).numpy()
+    assert scored.numbers["loss"] == pytest.approx(sk.log_loss(truth, shares), abs=1e-5)
 
 
-def test_extreme_logits_give_finite_losses() -> None:
-    logits = np.array([[1e4, -1e4], [-1e4, 1e4]])
-    assert class_loss(logits, np.array([0, 0])).tolist() == [0.0, 2e4]
-    assert label_loss(logits, np.array([[1, 0], [1, 0]])).tolist() == [[0.0, 0.0], [1e4, 1e4]]
+@pytest.mark.parametrize(("kind", "model"), CASES)
+def test_the_loss_is_that_of_training_where_nothing_is_joined(kind: str, model: str, tmp_path: Path) -> None:
+    cut = {} if kind == "question_answering" else {"too_long": "truncate"}
+    part, made = training_part(kind, tmp_path, model, **cut), model_of(kind, model)
+    rows = np.arange(part.rows)
+    micro, _ = part.make(rows, rows, part.rows)
+    with torch.no_grad():
+        wanted = float(made.losses(inputs_of(micro, CPU))[0]) / float(micro.weights.sum())
+    found = evaluate_part(made, Objective(made, "fp32").eval(), part, ALONE, 5).numbers["loss"]
+    assert found == pytest.approx(wanted, rel=1e-5)
 
 
-def test_a_classification_is_scikit_learns() -> None:
-    logits, truth = drawn("classification", 3, 200)
-    found, guess = score("classification", logits, truth, LABELS), logits.argmax(1)
-    shares = torch.from_numpy(logits).double().softmax(1).numpy()
-    assert found["loss"] == pytest.approx(sk.log_loss(truth, shares), abs=1e-12)
-    assert found["accuracy"] == pytest.approx(sk.accuracy_score(truth, guess), abs=1e-12)
-    f1 = sk.f1_score(truth, guess, average=None)
-    assert [found[name] for name in ("f1_no", "f1_yes", "f1_class_macro")] == pytest.approx(f1, abs=1e-12)
-    two, truth = logits[:, :2], truth % 2
-    found = score("classification", two, truth, LABELS[:2])
-    for name, of in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
-        assert found[name] == pytest.approx(of(truth, two.argmax(1)), abs=1e-12)
+@pytest.mark.parametrize("loss", ["cross_entropy", "hinge"])
+@pytest.mark.parametrize("kind", ["classification", "multi_label"])
+def test_the_loss_is_the_one_that_was_trained(kind: str, loss: str, tmp_path: Path) -> None:
+    part = training_part(kind, tmp_path, too_long="truncate", loss=loss)
+    head = head_of({"labels": LABELS}, task_of(kind, loss=loss))
+    made = make_task_model(shape(), tokenizer().vocab_size, head, seed=3).eval()
+    rows = np.arange(part.rows)
+    micro, _ = part.make(rows, rows, part.rows)
+    with torch.no_grad():
+        wanted = float(made.losses(inputs_of(micro, CPU))[0]) / float(micro.weights.sum())
+    found = evaluate_part(made, Objective(made, "fp32").eval(), part, ALONE, 5).numbers["loss"]
+    assert found == pytest.approx(wanted, rel=1e-5)
 
 
-def test_words_are_judged_one_by_one_and_drawn_by_example() -> None:
-    outputs, truth = drawn("token_classification", 4)
-    judged = judge("token_classification", outputs, truth, LABELS)
-    guesses, flat = np.concatenate(outputs).argmax(1), np.concatenate(truth)
-    assert judged.examples == 40 < len(flat)
-    assert numbers_of(judged)["f1_macro"] == pytest.approx(
-        sk.f1_score(flat, guesses, average="macro"), abs=1e-12
-    )
-    counts = np.zeros((1, 40))
-    counts[0, [3, 7]] = 1, 2
-    taken = [3, 7, 7]
-    wanted = score("token_classification", [outputs[i] for i in taken], [truth[i] for i in taken], LABELS)
-    assert {name: float(value[0]) for name, value in judged.numbers(counts).items()} == pytest.approx(
-        wanted, abs=1e-12
-    )
+def knows(kind: str) -> Any:
+    """A forward that knows the answers, to see what becomes of them."""
+
+    def forward(inputs: Inputs, what: str) -> Tensor:
+        assert what == "outputs" and inputs.targets is not None
+        match kind:
+            case "question_answering":
+                ends = F.one_hot(inputs.targets, inputs.ids.shape[1]).float().transpose(1, 2)
+                # "No answer here" is said with less force than an answer in another window.
+                return ends * torch.where(inputs.targets[:, :1] == 0, 5.0, 9.0)[..., None]
+            case "regression":
+                assert inputs.values is not None
+                return inputs.values
+            case "multi_label":
+                return inputs.targets.float() * 2 - 1
+            case "classification":
+                return F.one_hot(inputs.targets[:, 0], len(LABELS)) * 9.0
+        return F.one_hot(inputs.targets, len(LABELS)) * 9.0
+
+    return forward
 
 
-def test_answers_and_what_was_written() -> None:
-    found = score("question_answering", *drawn("question_answering", examples=4))
-    assert found == pytest.approx(
-        {"loss": (0.5 + 1.5 + 2.5 + 3.5) / 8, "exact_match": 0.5, "f1": (1 + 2 / 3 + 1) / 4}
-    )
-    written = judge_written(["A cat.", "no"], [["cat"], ["yes"]])
-    assert numbers_of(written) == {"exact_match": 0.5, "f1": 0.5}
+def score_by(forward: Any, part: Examples) -> Scored:
+    return evaluate_part(nn.Identity(), forward, part, ALONE, 7)
 
 
-def test_an_instruction_is_measured_by_tokens_not_by_answers() -> None:
-    tokens = AnswerTokens(np.array([1.0, 8.0]), np.array([1.0, 2.0]), np.array([1.0, 9.0]))
-    found = score("instruction", tokens, None)
-    assert found == pytest.approx({"loss": 0.9, "perplexity": np.exp(0.9), "token_accuracy": 0.3})
+@pytest.mark.parametrize("model", ["gpt", "bert"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "instruction"])
+def test_who_knows_all_gets_all_right(kind: str, model: str, tmp_path: Path) -> None:
+    part = training_part(kind, tmp_path, model, count=60)
+    scored = score_by(knows(kind), part)
+    best = {
+        "classification": {"accuracy": 1, "f1_macro": 1, "matthews": 1},
+        "multi_label": {"exact_match": 1, "hamming": 0},
+        "regression": {"mse": 0, "pearson": 1, "spearman": 1},
+        "token_classification": {"accuracy": 1, "f1_weighted": 1},
+        "question_answering": {"exact_match": 1, "f1": 1},
+    }[kind]
+    assert {name: scored.numbers[name] for name in best} == pytest.approx(best, abs=1e-9)
+    assert scored.judged.examples == part.examples and scored.rows == part.rows
+    if kind == "question_answering":
+        golds = part.references().answers
+        assert golds is not None and part.rows > part.examples
+        assert scored.outputs.texts == [texts[0] if texts else "" for texts in golds]
+        assert "" in scored.outputs.texts
 
 
-# Windows.
+def test_every_question_is_answered_where_each_has_an_answer(tmp_path: Path) -> None:
+    """Then the highest span is taken, whatever "none" scores; else "none" can win."""
+
+    def says_none(inputs: Inputs, what: str) -> Tensor:
+        logits = torch.zeros(*inputs.ids.shape, 2)
+        logits[:, 0] = 50.0
+        return logits
+
+    assert set(score_by(says_none, training_part("question_answering", tmp_path)).outputs.texts) == {""}
+    part = training_part("question_answering", tmp_path / "answered", every_answer=True)
+    assert all(score_by(says_none, part).outputs.texts)
 
 
-def test_logits_of_windows_are_joined_by_their_mean() -> None:
-    example = np.array([0, 1, 1, 1, 3])
-    outputs = np.arange(10, dtype=np.float32).reshape(5, 2) ** 2
-    logits = windows.mean_of_rows(outputs, example)
-    assert logits.tolist() == [[0, 1], [(4 + 16 + 36) / 3, (9 + 25 + 49) / 3], [64, 81]]
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_workers_share_the_batches_of_one(world: int, tmp_path: Path) -> None:
+    """Each row goes through once, beside the same others; every worker forwards as often."""
+    part = training_part("classification", tmp_path)
+
+    def batches_of(rank: int, world: int) -> list[list[list[int]]]:
+        found = []
+
+        def forward(inputs: Inputs, what: str) -> Tensor:
+            found.append(inputs.ids.tolist())
+            return torch.zeros(len(inputs.ids), len(LABELS))
+
+        evaluate_part(nn.Identity(), forward, part, _Apart(rank, world, CPU), 4)
+        return found
+
+    one, many = batches_of(0, 1), [batches_of(rank, world) for rank in range(world)]
+    assert len({len(batches) for batches in many}) == 1
+    empty = part.make(np.zeros(0, np.int64), np.zeros(0, np.int64), 4)[0].inputs.tolist()
+    assert [batch for batches in many for batch in batches if batch != empty] == one
 
 
-def kept_spans(**changes: Any) -> dict[str, Any]:
-    return {
-        "row": np.array([4, 5, 6]), "score": np.array([3.0, 7.0, 1.0]), "none": np.array([9.0, 5.0, 2.0]),
-        "start": np.array([1, 2, 3]), "end": np.array([1, 4, 3]), "nats": np.array([1.0, 2.0, 4.0]),
-        **changes,
-    }  # fmt: skip
+class _Apart(Group):
+    """One worker of several, without the others."""
 
-
-def say(row: int, start: int, end: int) -> str:
-    return f"{row}:{start}-{end}"
-
-
-def test_the_best_span_of_all_windows_answers() -> None:
-    example = np.array([0, 0, 1])
-    found = windows.best_answers(kept_spans(), example, say, may_be_none=False)
-    assert found.texts == ["5:2-4", "6:3-3"]
-    assert found.nats.tolist() == [3.0, 4.0] and found.ends.tolist() == [4.0, 2.0]
-    found = windows.best_answers(kept_spans(), example, say, may_be_none=True)
-    assert found.texts == ["5:2-4", ""], "in one window 'none' was above 7, in the other it was not"
-    no_span = kept_spans(score=np.full(3, -np.inf))
-    assert windows.best_answers(no_span, example, say, may_be_none=False).texts == ["", ""]
-
-
-@pytest.mark.parametrize("most", [None, 1, 7, 20, 21])
-def test_a_part_of_the_examples_is_spread_over_all(most: int | None) -> None:
-    example_of_row = np.repeat(np.arange(20), [1, 3] * 10)
-    rows = windows.rows_of(example_of_row, 20, most)
-    found = np.unique(example_of_row[rows])
-    assert len(found) == min(most or 20, 20)
-    assert len(rows) == sum([1, 3][i % 2] for i in found), "an example is scored with all its windows"
-    if most == 7:
-        assert found.tolist() == [0, 2, 5, 8, 11, 14, 17]
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
