@@ -19,11 +19,11 @@ from data_jobs.hashes import h64
 from llm.data.samples import Batch
 from llm.model.inputs import Inputs
 from llm.run_settings import RunSettings
+from llm.tasks.inputs import inputs_of
 from llm.train.checkpoints.layout import TensorInfo
 from llm.train.checkpoints.save import tensor_table
 from llm.train.engine import Engine, Fragment
 from llm.train.group import Group
-from llm.train.loop import inputs_of
 from llm.train.objective import Objective
 
 MOST_ELEMENTS = 1 << 28  # whose gradients plain autograd makes: 1 GiB
