@@ -27,8 +27,13 @@ from llm.tasks.scoring import metric_names
 from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_length, tell_of_padding
 from llm.train.run_folder import RunFolder, open_run
+<<<<<<< HEAD
 from llm.train.running import Prepared, Run, RunOptions, add_run_options, train_run
 from llm.train.start import check_start, find_start, model_over
+=======
+from llm.train.running import Run, RunOptions, add_run_options, train_run
+from llm.train.start import check_start, check_writes, find_start, model_over
+>>>>>>> main
 
 DESCRIPTION = """Fine-tune a pretrained model, ours or an imported one, on a task: examples in JSON lines, CSV
 or Parquet. The same command again continues from the last good checkpoint; a finished run is left alone.
@@ -130,6 +135,8 @@ def _base(recipe: Recipe, settings: FinetuneSettings, folder: RunFolder, options
     start = find_start(path, recipe.get(ClusterSettings).cache)
     tokenizer = start.load_tokenizer()
     model = model_over(start, given)
+    if settings.task.kind == "instruction":
+        check_writes(start, path)
     check_start(start, path, model, tokenizer.fingerprint)
     return Base(model, start.vocab_size, tokenizer, path, start.record, start.clean, start.text_start)
 

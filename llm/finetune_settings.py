@@ -30,6 +30,10 @@ class DataSettings(Settings):
         ge=0, lt=1,
     )  # fmt: skip
     test_fraction: float = identity(0.1, "share of train that becomes the test part", ge=0, lt=1)
+    split_seed: int = identity(
+        0, "seed of what is cut from train, apart from `seed`: runs of other seeds are measured on the same "
+        "examples", ge=0,
+    )  # fmt: skip
     group: str | None = identity(
         None,
         "field whose equal values stay in one part when train is cut, so that nothing leaks between them",

@@ -15,9 +15,9 @@ from data_jobs.hashes import h64
 from llm.data.batches import BatchPlan
 from llm.data.loader import BatchLoader
 from llm.data.ranges import ranges_of
-from llm.data.samples import Batch, MicroBatch
-from llm.model.inputs import Inputs
+from llm.data.samples import Batch
 from llm.run_settings import RunSettings
+from llm.tasks.inputs import inputs_of
 from llm.train.best import after_score, is_over
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
@@ -246,12 +246,3 @@ def _look(parts: Parts, state: RunState) -> dict[str, Any]:
     if last or (settings.samples.every and state.step % settings.samples.every == 0):
         parts.write_samples(state.step)
     return found
-
-
-def inputs_of(micro: MicroBatch, device: torch.device) -> Inputs:
-    """A micro-batch on the device."""
-    arrays = (
-        micro.inputs, micro.targets, micro.weights, micro.positions, micro.documents, micro.segments,
-        micro.next_labels, micro.next_weights, micro.values,
-    )  # fmt: skip
-    return Inputs._make(None if a is None else torch.from_numpy(a) for a in arrays).to(device)

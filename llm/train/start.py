@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from cluster.fields import values_of_kind
 from cluster.places import Place
 from data_jobs.tokens.tokenizer import Tokenizer
 from llm.exchange.model_folder import is_model_folder, read_imported
+from llm.model.lora import merged
+from llm.model.tasks import lora_from
 from llm.settings import ModelSettings
 from llm.train.checkpoints.layout import INDEX, digest
 from llm.train.checkpoints.load import CheckpointReader
@@ -43,7 +45,9 @@ class Start:
     load_tokenizer: Callable[[], Tokenizer]
     fill: Callable[[nn.Module], None]
     weights: Callable[[], dict[str, Tensor]]
-    """All of them, by their names in our models."""
+    """All of them by our names, fp32; adapters are merged, what we have no place for is left out."""
+    task: Mapping[str, Any] | None = None
+    """What it was fine-tuned for, as a run's record has it."""
 
     @property
     def record(self) -> dict[str, str]:
@@ -66,17 +70,20 @@ def find_start(path: str, cache: Cache | None = None, check: bool = True) -> Sta
         )  # fmt: skip
     run = find_trained(folder, CheckpointReader.check_weights if check else lambda reader: None)
     corpus, checkpoint = run.record["corpus"], run.reader.folder
+    task = run.record.get("task")
+
+    def weights() -> dict[str, Tensor]:
+        return merged(run.reader.weights(), run.settings, lora_from(task))
 
     def fill(model: nn.Module) -> None:
-        if run.record.get("task") and run.record["task"]["head"]:
-            raise UserError(f"{folder}: has the head of a task; only the model that it began from can be "
-                "trained on")
-        model.load_state_dict(run.reader.weights(), strict=True)
+        if task and task["head"]:
+            raise UserError(f"{folder}: has the head of a task; only what it began from can be trained on")
+        model.load_state_dict(weights(), strict=True)
 
     index = digest((checkpoint / INDEX).read_bytes())
     return Start(
         checkpoint, index, run.settings, corpus["vocab_size"], corpus["tokenizer"], corpus["clean"],
-        run.record.get("text_start"), run.tokenizer, fill, run.reader.weights,
+        run.record.get("text_start"), run.tokenizer, fill, weights, task,
     )  # fmt: skip
 
 
@@ -112,6 +119,15 @@ def check_start(start: Start, path: str, model: ModelSettings, tokenizer: str) -
         )
     if differing:
         raise UserError(f"start_from {path}: another model: " + "; ".join(differing))
+
+
+def check_writes(start: Start, path: str) -> None:
+    """UserError where the start has a task's head in place of the output layer for tokens."""
+    if start.task is not None and start.task["head"] is not None:
+        raise UserError(
+            f"start_from {path}: it was fine-tuned for {start.task['kind']} and has no output layer for "
+            "tokens: start from what that training started from"
+        )
 
 
 def _effective(model: ModelSettings) -> dict[str, Any]:

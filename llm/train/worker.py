@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from llm.data.batches import micro_steps
 from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
+from llm.model.tasks import rate_of
 from llm.run_settings import RunSettings
 from llm.settings import FinetuneSettings, PretrainSettings
 from llm.train.accounts import make_tracker, open_ledger
@@ -38,6 +40,7 @@ from llm.train.ledger import Ledger
 from llm.train.loop import Parts, train
 from llm.train.loss_scale import with_scale
 from llm.train.objective import Objective
+from llm.train.optimizers import Rate, full_rate
 from llm.train.out_of_memory import advice, is_out_of_memory
 from llm.train.plain import PlainEngine
 from llm.train.pretraining import Pretraining
@@ -268,14 +271,17 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
 
 def make_engine(objective: Objective, settings: RunSettings, group: Group, micro_batch: int) -> Engine:
     """The engine that the settings name. DeepSpeed is imported only where it is used."""
+    rate: Rate = full_rate
+    if isinstance(settings, FinetuneSettings):
+        rate = partial(rate_of, settings=settings, layers=objective.model.settings.layers)
     if settings.engine == "plain":
-        return PlainEngine(objective, settings.optimizer, group.world)
+        return PlainEngine(objective, settings.optimizer, group.world, rate)
     from llm.train.deepspeed_zero import ZeroEngine
 
     accumulation = micro_steps(settings.batch, group.world, micro_batch)
     return ZeroEngine(
         objective, settings.optimizer, group.world, settings.zero_stage, micro_batch, accumulation,
-        settings.offload, settings.deepspeed,
+        settings.offload, settings.deepspeed, rate,
     )  # fmt: skip
 
 
