@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 import llm
+from data_jobs import open_corpus
 from llm.tune.ledger import read_trials
+from tests.llm.train.test_start import write_model
 from tests.journeys.home import RECIPE, Home
 from tests.journeys.wandb_file import records
 
@@ -251,3 +253,41 @@ def wait_for(process: subprocess.Popen[str], there: Any) -> None:
         time.sleep(0.02)
     process.kill()
     raise AssertionError(f"it did not come as far:\n{process.communicate()[0]}")
+
+
+@pytest.mark.slow
+def test_a_task_is_swept_by_its_own_metric(sweeps: Sweeps) -> None:
+    """Two trials at a time share the examples; the best is a fine-tuned model."""
+    base = sweeps.path / "base"
+    write_model(base, open_corpus(sweeps.corpus).tokenizer, seed=3)
+    texts = sweeps.path / "texts.jsonl"
+    words = {"good": ["fine", "warm", "kind"], "bad": ["cold", "grim", "dull"]}
+    rows = [
+        {"text": f"{words[label][i % 3]} {words[label][i // 2 % 3]} {i}", "label": label}
+        for i in range(160)
+        for label in [("good", "bad")[i % 2]]
+    ]
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    finetune = {
+        "start_from": str(base), "data": {"train": str(texts)}, "length": 16, "batch": 8, "micro_batch": 8,
+        "steps": 12, "engine": "plain", "cpus_per_worker": 1, "selfcheck": False,
+        "validation": {"every": 4}, "checkpoint": {"every": 4, "keep": 1}, "wandb": {"mode": "disabled"},
+    }  # fmt: skip
+    sweep = {
+        "of": "finetune", "metric": "f1_macro", "search": "grid",
+        "space": {"finetune.optimizer.lr": [1e-5, 3e-3], "finetune.train_only": ["all", "head"]},
+    }  # fmt: skip
+    file = sweeps.path / "task.yaml"
+    file.write_text(yaml.safe_dump({"cluster": {"num_cpus": 2}, "finetune": finetune, "sweep": sweep}))
+    folder = sweeps.path / "task"
+    sweeps.call("llm.sweep", str(file), "--sweep.out", str(folder))
+    found, summary = rows_of(folder), summary_of(folder)
+    assert [row["status"] for row in found] == ["finished"] * 4
+    assert (summary["metric"], summary["mode"]) == ("val_f1_macro", "max")
+    assert summary["best"]["metrics"]["val_f1_macro"] == max(float(row["val_f1_macro"]) for row in found)
+    assert llm.load(folder / "best").step == summary["best"]["step"]
+    assert len(list((folder / "examples").iterdir())) == 1, "made once"
+    refused = sweeps.call(
+        "llm.sweep", str(file), "--sweep.out", str(folder / "other"), "--sweep.metric", "pearson", status=2
+    )
+    assert "classification has no such number" in refused and not (folder / "other").exists()
