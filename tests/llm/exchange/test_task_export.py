@@ -110,7 +110,11 @@ def rows_of(tokenizer: Tokenizer, shape: str, texts: list[tuple[str, str | None]
     return Inputs(ids, documents=documents, segments=segments)
 
 
-TEXTS: list[tuple[str, str | None]] = [("the sea was calm", "a ship"), ("a", "the sea"), ("calm calm sea", "no")]
+TEXTS: list[tuple[str, str | None]] = [
+    ("the sea was calm", "a ship"),
+    ("a", "the sea"),
+    ("calm calm sea", "no"),
+]
 KINDS = {
     "classification": "ForSequenceClassification",
     "multi_label": "ForSequenceClassification",
@@ -220,7 +224,9 @@ def test_adapters_alone_go_to_peft(shape: str, kind: str, tokenizer: Tokenizer, 
     options: dict[str, Any] = {}
     if kind == "classification":
         auto, options = transformers.AutoModelForSequenceClassification, {"num_labels": 3}
-    loaded = peft.PeftModel.from_pretrained(auto.from_pretrained(base, **options), tmp_path / "adapter").eval()
+    loaded = peft.PeftModel.from_pretrained(
+        auto.from_pretrained(base, **options), tmp_path / "adapter"
+    ).eval()
     rows = rows_of(tokenizer, shape, [("the sea", None), ("calm", None)])
     assert rows.documents is not None
     with torch.no_grad():
