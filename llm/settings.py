@@ -165,4 +165,7 @@ class PretrainSettings(RunSettings):
     )
 
 
+RUNS: dict[str, type[RunSettings]] = {"pretrain": PretrainSettings, "finetune": FinetuneSettings}
+"""The sections that a run folder is made by."""
+
 SECTIONS = {"model": ModelSettings, "pretrain": PretrainSettings, "finetune": FinetuneSettings}

@@ -33,6 +33,7 @@ DOORS: dict[str, str | None] = {
     "ray.tune": None,
     "ray.data": None,
     "obstore": "cluster/object_store.py",
+    "lm_eval": "llm/evaluation/harness.py",
 }
 DOOR_PACKAGES = {"ray.tune": "llm", "ray.data": "data_jobs"}
 
@@ -43,7 +44,7 @@ CONTRACT = re.compile(
     r"|reading\.(records|json_lines|csv_files|folders|sources|raw_bytes))(\.\w+)*)?"
 )
 # What the rooms of llm may import from beside them: no entry file.
-ROOMS = ("model", "data", "train", "tasks", "pages", "exchange")
+ROOMS = ("model", "data", "train", "tasks", "evaluation", "pages", "exchange")
 SHARED = {
     "llm.settings", "llm.run_settings", "llm.training_settings", "llm.finetune_settings", "llm.presets",
     "llm.deepspeed_config",

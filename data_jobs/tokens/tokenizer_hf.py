@@ -120,19 +120,33 @@ class HuggingFaceTokenizer(Tokenizer):
         """
         if self.text_start == [self.eos_id]:
             return self
+        names = self._arguments[1]
+        eos = names.get("eos") or names["sep"]
+        own = {"bos": eos, "eos": eos}
+        return self._with_template([eos, "$A"], [eos, "$A", "$B"], {eos: self.eos_id}, own)
+
+    def ending_with_eos(self, start: Sequence[int]) -> HuggingFaceTokenizer:
+        """This one, with a template that puts these tokens before a text and its eos after each."""
+        names = self._arguments[1]
+        eos = names.get("eos") or names["sep"]
+        ids = {self._backend.id_to_token(token): token for token in start}
+        single = [*ids, "$A", eos]
+        return self._with_template(single, [*single, "$B", eos], ids | {eos: self.eos_id}, {})
+
+    def _with_template(
+        self, single: list[str], pair: list[str], ids: dict[str, int], own: dict[str, str]
+    ) -> HuggingFaceTokenizer:
+        """This one, with another template; `ids` of its specials, `own` names that they get."""
         definition, names, config = self._arguments
         parts = json.loads(definition)
-        eos = names.get("eos") or names["sep"]
-        template = processors.TemplateProcessing(
-            single=[eos, "$A"], pair=[eos, "$A", "$B"], special_tokens=[(eos, self.eos_id)]
-        )
+        template = processors.TemplateProcessing(single=single, pair=pair, special_tokens=list(ids.items()))
         old = parts.get("post_processor")
         # The one that may stay: it adds nothing, and mends offsets.
         kept = [part for part in _parts(old, "processors") if part["type"] == "ByteLevel"]
         new = json.loads(template.__getstate__())
         parts["post_processor"] = {"type": "Sequence", "processors": [*kept, new]} if kept else new
         text = json.dumps(parts, ensure_ascii=False)
-        return HuggingFaceTokenizer(text, names | {"bos": eos, "eos": eos}, config)
+        return HuggingFaceTokenizer(text, names | own, config)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """See `Tokenizer`."""

@@ -78,7 +78,7 @@ def prepare_examples(
     if task.kind in WITH_CLASSES:
         found = drop_unknown(found, labels, bool(task.labels), bad)
         bad.check(records)
-    encoder = _encoder(settings, tokenizer, layout, labels)
+    encoder = encoder_of(settings, tokenizer, layout, labels)
     parts = {part: encode_part(part, found[part], encoder, settings, labels, bad) for part in found}
     bad.check(records)
     for name, part in parts.items():
@@ -192,9 +192,10 @@ def _key(
     return sha256(to_json(value))
 
 
-def _encoder(
+def encoder_of(
     settings: FinetuneSettings, tokenizer: Tokenizer, layout: Layout, labels: Sequence[str]
 ) -> Encoder:
+    """The encoder of the task."""
     kind: TaskKind = settings.task.kind
     match kind:
         case "token_classification":

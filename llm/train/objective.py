@@ -37,7 +37,7 @@ class Objective(nn.Module):
         """The model's `losses`, where they are compiled as a whole (llm.train.compiling)."""
 
     def forward(self, inputs: Inputs, what: What = "losses") -> Tensor:
-        """Sums in the order of the model's `terms` or `measured`; logits; what a task's head says of each row."""
+        """Sums in the order of the model's `terms` or `measured`; logits; what a task's head says of rows."""
         with torch.autocast(inputs.ids.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             if what == "losses":
                 losses = self.compiled or self.model.losses
