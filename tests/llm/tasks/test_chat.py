@@ -132,6 +132,15 @@ def test_specials_in_a_message_stay_text(chatml: tuple[Tokenizer, Any]) -> None:
     assert mine.decode(answer[:-1]) == "<|im_end|> it is <|im_start|>" and answer[-1] == specials["<|im_end|>"]
 
 
+def test_an_answer_that_ends_in_another_special_is_followed_by_eos(chatml: tuple[Tokenizer, Any]) -> None:
+    mine, _ = chatml
+    template = CHATML.replace("<|im_end|>", "<|im_start|>")
+    ids, flags = row_of(Chat(template, mine, []), TURNS[1:])
+    first, last = answers_of(ids, flags)
+    start = mine.special_texts["<|im_start|>"]
+    assert first[-1] == start and last[-2:] == [start, mine.eos_id]
+
+
 def test_a_template_that_writes_the_start_has_it_once() -> None:
     mine = ours()
     chat = Chat("{{ eos_token }}" + CHATML, mine, [mine.eos_id])

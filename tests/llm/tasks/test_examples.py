@@ -261,6 +261,8 @@ def test_it_is_made_once(tmp_path: Path) -> None:
     second = prepare_examples(others, ours(), shape("gpt"), out)
     assert second["digest"] != first["digest"] and second["parts"]["train"]["examples"] == 21
     assert open_examples(out).record == second
+    lax = settings_of("classification", file, max_bad_fraction=0.1)
+    assert prepare_examples(lax, ours(), shape("gpt"), tmp_path / "lax")["digest"] == first["digest"]
     longer = settings_of("classification", moved, length=40)
     assert prepare_examples(longer, ours(), shape("gpt"), out)["digest"] != second["digest"]
 
