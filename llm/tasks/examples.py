@@ -49,6 +49,17 @@ RECORD = "examples.json"
 VERSION = 1  # of the rules of this package: another one makes other rows
 
 
+def examples_key(
+    settings: FinetuneSettings,
+    tokenizer: Tokenizer,
+    model: ModelSettings,
+    text_start: Sequence[int] | None = None,
+) -> str:
+    """A digest of all that examples are made of; what names their folder, so that it never means others."""
+    layout = make_layout(settings.task.kind, model.kind, tokenizer, settings.length, text_start)
+    return _key(settings, tokenizer, layout, find_parts(settings.data))
+
+
 def prepare_examples(
     settings: FinetuneSettings,
     tokenizer: Tokenizer,
@@ -113,6 +124,7 @@ def prepare_examples(
     # The digest is of what was made: a resumed run may allow more bad records, or read them from CSV.
     record = made | {"key": key, "notes": notes, "digest": sha256(to_json(made))}
     if old is not None:
+        if old is not None:
         (folder / RECORD).unlink(missing_ok=True)  # it is there only with what it speaks of
     for name, part in parts.items():
         write_columns(folder / f"{name}.arrow", part.rows)
