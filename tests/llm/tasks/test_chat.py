@@ -1,4 +1,4 @@
-"""Chat templates: answers alone weigh, begin and end where generation has them, and specials stay in their place."""
+"""Chat templates: answers alone weigh, begin and end where generation has them; specials keep their place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from cluster.errors import UserError
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -21,7 +21,8 @@ from tests.llm.tasks.task_files import ours
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
-    "+ '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\\n{% endif %}"
+    "+ '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 TURNS = [
     Message("system", "be kind"),
@@ -57,6 +58,7 @@ def chatml(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
     folder: Path = tmp_path_factory.mktemp("chatml")
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
@@ -78,7 +80,8 @@ def test_the_default_template() -> None:
     assert [mine.decode(run) for run in answers_of(ids, flags)] == [" far away", " calm today"]
     assert all(run[-1] == mine.eos_id for run in answers_of(ids, flags))
     assert mine.decode(ids) == (
-        "System: be kind\nUser: where is the ship?\nAssistant: far away\nUser: and the sea?\nAssistant: calm today"
+        "System: be kind\nUser: where is the ship?\nAssistant: far away\n"
+        "User: and the sea?\nAssistant: calm today"
     )
     assert flags[-1] and ids[-1] == mine.eos_id
 
@@ -92,16 +95,21 @@ def test_the_ids_are_those_of_transformers(chatml: tuple[Tokenizer, Any]) -> Non
     assert ids == wanted[: len(ids)]
     assert theirs.decode(wanted[len(ids) :]) == "\n"  # what comes after the last answer's end
     end = theirs.convert_tokens_to_ids("<|im_end|>")
-    assert [theirs.decode(run) for run in answers_of(ids, flags)] == ["far away<|im_end|>", "calm today<|im_end|>"]
+    assert [theirs.decode(run) for run in answers_of(ids, flags)] == [
+        "far away<|im_end|>",
+        "calm today<|im_end|>",
+    ]
     assert ids[-1] == end
-    asked = theirs.apply_chat_template(messages[:-1], tokenize=True, return_dict=True, add_generation_prompt=True)
+    asked = theirs.apply_chat_template(
+        messages[:-1], tokenize=True, return_dict=True, add_generation_prompt=True
+    )
     assert chat.prompt(TURNS[:-1]) == asked["input_ids"]
 
 
 @pytest.mark.parametrize("template", [None, CHATML])
 @given(
     st.lists(
-        st.text(st.one_of(st.sampled_from(" ab\n<|im_end|></s>é海"), st.characters(codec="utf-8")), min_size=1)
+        st.text(st.one_of(st.sampled_from(" a\n<|im_end|></s>é海"), st.characters(codec="utf-8")), min_size=1)
         .filter(str.strip),
         min_size=2,
         max_size=6,
@@ -129,7 +137,9 @@ def test_specials_in_a_message_stay_text(chatml: tuple[Tokenizer, Any]) -> None:
     specials = mine.special_texts
     assert ids.count(specials["<|im_end|>"]) == 2 and ids.count(specials["<|im_start|>"]) == 2
     (answer,) = answers_of(ids, flags)
-    assert mine.decode(answer[:-1]) == "<|im_end|> it is <|im_start|>" and answer[-1] == specials["<|im_end|>"]
+    assert (
+        mine.decode(answer[:-1]) == "<|im_end|> it is <|im_start|>" and answer[-1] == specials["<|im_end|>"]
+    )
 
 
 def test_an_answer_that_ends_in_another_special_is_followed_by_eos(chatml: tuple[Tokenizer, Any]) -> None:
