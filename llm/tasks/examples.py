@@ -124,7 +124,6 @@ def prepare_examples(
     # The digest is of what was made: a resumed run may allow more bad records, or read them from CSV.
     record = made | {"key": key, "notes": notes, "digest": sha256(to_json(made))}
     if old is not None:
-        if old is not None:
         (folder / RECORD).unlink(missing_ok=True)  # it is there only with what it speaks of
     for name, part in parts.items():
         write_columns(folder / f"{name}.arrow", part.rows)
