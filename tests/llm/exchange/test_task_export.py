@@ -23,6 +23,8 @@ from llm.model.inputs import Inputs
 from llm.model.task_model import Head
 from llm.model.tasks import choose_trainable, fill_body, make_task_model
 from llm.settings import ModelSettings
+from llm.tasks.chat import Chat
+from llm.tasks.example_fields import Message
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver
@@ -39,6 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {"preset": "gpt2-124m", **SIZES},
     "llama": {"activation": "swiglu", "kv_heads": 2, "tied": False, "init": "normal", **SIZES},
 }
+RATE = 5e-3
 LABELS = ["no", "perhaps", "yes"]
 
 
@@ -108,7 +111,11 @@ def rows_of(tokenizer: Tokenizer, shape: str, texts: list[tuple[str, str | None]
     return Inputs(ids, documents=documents, segments=segments)
 
 
-TEXTS: list[tuple[str, str | None]] = [("the sea was calm", "a ship"), ("a", "the sea"), ("calm calm sea", "no")]
+TEXTS: list[tuple[str, str | None]] = [
+    ("the sea was calm", "a ship"),
+    ("a", "the sea"),
+    ("calm calm sea", "no"),
+]
 KINDS = {
     "classification": "ForSequenceClassification",
     "multi_label": "ForSequenceClassification",
@@ -185,6 +192,15 @@ def test_an_instruction_model_goes_out_as_a_gpt(tokenizer: Tokenizer, tmp_path: 
     ids = torch.randint(7, tokenizer.vocab_size, (2, 9))
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, ours(ids), rtol=1e-5, atol=1e-5)
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    said = [("user", "the sea?"), ("assistant", "calm"), ("user", "a ship?")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    shown = words.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    chat = Chat(None, tokenizer, [tokenizer.eos_id])
+    asked = chat.prompt([Message(role, content) for role, content in said])
+    assert words.decode(shown) == words.decode(asked)
+    marks = [at for at, token in enumerate(asked) if token == tokenizer.eos_id]
+    assert len(marks) == 2 and [shown.count(tokenizer.eos_id), shown[0]] == [2, tokenizer.eos_id]
 
 
 @pytest.mark.parametrize(("shape", "kind"), [("bert", "classification"), ("gpt2", "instruction")])
@@ -209,7 +225,9 @@ def test_adapters_alone_go_to_peft(shape: str, kind: str, tokenizer: Tokenizer, 
     options: dict[str, Any] = {}
     if kind == "classification":
         auto, options = transformers.AutoModelForSequenceClassification, {"num_labels": 3}
-    loaded = peft.PeftModel.from_pretrained(auto.from_pretrained(base, **options), tmp_path / "adapter").eval()
+    loaded = peft.PeftModel.from_pretrained(
+        auto.from_pretrained(base, **options), tmp_path / "adapter"
+    ).eval()
     rows = rows_of(tokenizer, shape, [("the sea", None), ("calm", None)])
     assert rows.documents is not None
     with torch.no_grad():
@@ -292,8 +310,8 @@ def test_twenty_steps_as_transformers_makes_them(tokenizer: Tokenizer, save: Sav
     with torch.no_grad():
         theirs.classifier.weight.copy_(ours.head.weight)  # type: ignore[union-attr]
         theirs.classifier.bias.copy_(ours.head.bias)  # type: ignore[union-attr]
-    engine = PlainEngine(Objective(ours, "fp32"), OptimizerSettings(lr=1e-3, beta2=0.999, clip=1.0), 1)
-    optimizer = torch.optim.AdamW(weights_by_group(theirs.named_parameters()), lr=1e-3, betas=(0.9, 0.999))
+    engine = PlainEngine(Objective(ours, "fp32"), OptimizerSettings(lr=RATE, beta2=0.999, clip=1.0), 1)
+    optimizer = torch.optim.AdamW(weights_by_group(theirs.named_parameters()), lr=RATE, betas=(0.9, 0.999))
     losses: list[tuple[float, float]] = []
     for step in range(20):
         rows, labels = batch_of(tokenizer, step)
@@ -307,7 +325,7 @@ def test_twenty_steps_as_transformers_makes_them(tokenizer: Tokenizer, save: Sav
         inputs = rows._replace(targets=labels[:, None], weights=torch.ones(len(labels), 1))
         sums = engine.accumulate(inputs, torch.tensor([1 / len(labels)]), last=True)
         engine.norm()
-        engine.step(1e-3)
+        engine.step(RATE)
         losses.append((sums.item() / len(labels), found.loss.item()))
     for step, (our, their) in enumerate(losses):
         assert our == pytest.approx(their, abs=1e-4), step
@@ -315,11 +333,11 @@ def test_twenty_steps_as_transformers_makes_them(tokenizer: Tokenizer, save: Sav
 
 
 def batch_of(tokenizer: Tokenizer, step: int) -> tuple[Any, Tensor]:
-    """Pairs of random words; the class is told by the first one."""
+    """Pairs of random words; each class has words of its own."""
     generator = torch.Generator().manual_seed(step)
     labels = torch.randint(0, 3, (8,), generator=generator)
-    words = torch.randint(20, tokenizer.vocab_size, (8, 12), generator=generator)
-    ids = torch.cat([torch.full((8, 1), tokenizer.cls_id), 10 + labels[:, None], words], 1)
+    words = torch.randint(20, 50, (8, 13), generator=generator) + 50 * labels[:, None]
+    ids = torch.cat([torch.full((8, 1), tokenizer.cls_id), words], 1)
     lengths = torch.randint(5, 15, (8, 1), generator=generator)
     there = torch.arange(14) < lengths
     segments = ((torch.arange(14) >= lengths // 2) & there).long()
