@@ -47,6 +47,9 @@ def packed(model: AnyModule, rows: int) -> AnyModule:
     for module in list(double.modules()):
         for name, child in list(module.named_children()):
             # Exactly these: one with adapters is more than its weight.
-            if type(child) in (nn.Linear, LMHead) and child.weight.numel() * rows >= FEWEST:
+            if type(child) not in (nn.Linear, LMHead):
+                continue
+            assert isinstance(child, nn.Linear)
+            if child.weight.numel() * rows >= FEWEST:
                 setattr(module, name, PackedLinear(child, rows))
     return double
