@@ -13,21 +13,18 @@ from pydantic import ValidationError
 
 from cluster import places
 from cluster.errors import UserError, run_command
-from cluster.fields import values_of_kind
-from cluster.places import Place
 from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
-from data_jobs.hashes import h64
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
 from llm.model.tasks import check_task
 from llm.settings import FinetuneSettings, ModelSettings
-from llm.tasks.examples import prepare_examples
+from llm.tasks.examples import examples_key, prepare_examples
 from llm.tasks.heads import head_of
 from llm.tasks.scoring import metric_names
 from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_length, tell_of_padding
 from llm.train.run_folder import RunFolder, open_run
-from llm.train.running import Run, RunOptions, add_run_options, train_run
+from llm.train.running import Prepared, Run, RunOptions, add_run_options, train_run
 from llm.train.start import check_start, check_writes, find_start, model_over
 
 DESCRIPTION = """Fine-tune a pretrained model, ours or an imported one, on a task: examples in JSON lines, CSV
@@ -47,6 +44,11 @@ def main(argv: list[str]) -> int:
 
 def run(recipe: Recipe) -> dict[str, Any]:
     """Fine-tune to the end, or go on with what is there; the summary. Ray may be initialised already."""
+    return train_run(*prepare(recipe))
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """All that can be checked before anything starts, with the examples as rows; what `train_run` takes."""
     began = time.time()
     options = RunOptions.of(recipe.options)
     settings = recipe.need(FinetuneSettings)
@@ -56,8 +58,10 @@ def run(recipe: Recipe) -> dict[str, Any]:
     settings = settings.model_copy(update={"start_from": str(places.absolute(base.given))})
     check_length(base.model, settings)
     check_task(base.model, settings)
-    examples = examples_folder(settings, folder.path, base.tokenizer.fingerprint)
-    record = prepare_examples(settings, base.tokenizer, base.model, examples, base.text_start)
+    made_of = (settings, base.tokenizer, base.model)
+    root = places.absolute(settings.examples) if settings.examples else folder.path.parent / "examples"
+    examples = root / examples_key(*made_of, base.text_start)[:16]  # runs that differ elsewhere share it
+    record = prepare_examples(*made_of, examples, base.text_start)
     settings = with_steps(settings, record["parts"]["train"]["rows"])
     _check_metric(settings, record)
     head = head_of(record, settings.task)
@@ -85,7 +89,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     tell_of_padding(settings)
     out = recipe.out("finetune")
     this = Run(folder, settings, str(examples), base.vocab_size, base.start, cluster, out, began)
-    return train_run(this, options, opened, lambda record: base.tokenizer.save(folder.tokenizer))
+    return this, options, opened, lambda record: base.tokenizer.save(folder.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -129,16 +133,6 @@ def _base(recipe: Recipe, settings: FinetuneSettings, folder: RunFolder, options
         check_writes(start, path)
     check_start(start, path, model, tokenizer.fingerprint)
     return Base(model, start.vocab_size, tokenizer, path, start.record, start.clean, start.text_start)
-
-
-def examples_folder(settings: FinetuneSettings, out: Place, tokenizer: str) -> Place:
-    """Where the examples are kept as rows: by what they are made with, so that runs that differ in other
-    settings share them."""
-    root = places.absolute(settings.examples) if settings.examples else out.parent / "examples"
-    made_by = values_of_kind(settings, "identity", "plan", "free")
-    parts = {name: value for name, value in made_by.items() if name.startswith(("data.", "task."))}
-    parts |= {"length": settings.length, "seed": settings.seed, "tokenizer": tokenizer}
-    return root / f"{h64(places.to_json(parts)):016x}"
 
 
 def _check_metric(settings: FinetuneSettings, record: dict[str, Any]) -> None:
