@@ -59,20 +59,20 @@ def demo_stages(at: Folders) -> list[Stage]:
     """The journey from text to numbers. The budgets add up to less than fifteen minutes."""
     results = {
         name: at.result(name)
-        for name in ("evaluation", "guesses", "told", "told_from_nothing", "texts", "fillings", "baselines")
+        for name in ("evaluation", "guesses", "texts", "fillings", "baselines")
     }
 
     def measure() -> None:
         evaluate(at.gpt, results["evaluation"])
         evaluate(at.bert, results["guesses"])
-        judge(at.best, results["told"])
-        judge(at.from_nothing, results["told_from_nothing"])
+        judge(at.best, at.told)
+        judge(at.from_nothing, at.told_from_nothing)
 
     def write() -> None:
         generate(at.gpt, results["texts"])
         fill(at.bert, results["fillings"])
 
-    judged = ("evaluation", "guesses", "told", "told_from_nothing")
+    judged = (results["evaluation"], results["guesses"], at.told, at.told_from_nothing)
     pairs = tuple(at.pairs / f"{name}.jsonl" for name in PARTS)
     return [
         Stage("prepare", 50, (at.corpus / "manifest.json",), lambda: call("data_jobs.prepare", "demo")),
@@ -83,7 +83,7 @@ def demo_stages(at: Folders) -> list[Stage]:
         Stage(
             "from nothing", 60, trained(at.from_nothing), lambda: tune_from_nothing(at.sweep, at.from_nothing)
         ),
-        Stage("evaluate", 90, tuple(results[name] for name in judged), measure),
+        Stage("evaluate", 90, judged, measure),
         Stage("generate", 50, (results["texts"], results["fillings"]), write),
         Stage("compress", 10, (results["baselines"],), lambda: compress(at.corpus, results["baselines"])),
     ]

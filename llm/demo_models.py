@@ -35,11 +35,11 @@ def evaluate(run: Path, result: Path) -> None:
 
 
 def judge(run: Path, result: Path) -> None:
-    """How many pairs of the test part a fine-tuned model tells right."""
+    """How many pairs of the test part a fine-tuned model tells right; kept in its folder, for its page."""
     if is_newer(result, run):
         print(f"evaluate: already done, {result}")
         return
-    found = ask("llm.evaluate", str(run), "--part", "test", "--json")[-1]
+    found = ask("llm.evaluate", str(run), "--split", "test", "--json")[-1]
     write_json(result, found)
 
 
@@ -65,18 +65,21 @@ def fill(run: Path, result: Path) -> None:
 
 
 def tune_from_nothing(sweep: Path, run: Path) -> None:
-    """Fine-tune with the best settings of a sweep, from fresh weights: what pretraining is compared with.
-
-    An earlier run there with other settings (the sweep was done anew) is set aside.
-    """
-    best: dict[str, Any] = read_json(sweep / "summary.json")["best"]["settings"]
-    flags = [word for name, value in best.items() for word in (f"--{name}", flag_text(value))]
+    """Fine-tune with the best settings of a sweep, from fresh weights: what pretraining is compared with."""
+    best = read_json(sweep / "summary.json")["best"]["settings"]
     record = run / "settings.json"
-    if record.is_file() and any(setting(read_json(record), name) != value for name, value in best.items()):
-        flags.append("--fresh")
-    call(
-        "llm.finetune", SWEEP_RECIPE, "--finetune.from_scratch", "true", "--finetune.out", str(run), *flags
-    )  # fmt: skip
+    call("llm.finetune", *words_from_nothing(best, run, read_json(record) if record.is_file() else None))
+
+
+def words_from_nothing(best: Mapping[str, Any], run: Path, record: Mapping[str, Any] | None) -> list[str]:
+    """What is typed behind llm.finetune. `record`: of the run that is there already.
+
+    One with other settings, since the sweep was done anew, is set aside.
+    """
+    words = [SWEEP_RECIPE, "--finetune.from_scratch", "true", "--finetune.out", str(run)]
+    words += [word for name, value in best.items() for word in (f"--{name}", flag_text(value))]
+    is_another = record is not None and any(setting(record, name) != value for name, value in best.items())
+    return [*words, "--fresh"] if is_another else words
 
 
 def setting(record: Mapping[str, Any], name: str) -> Any:

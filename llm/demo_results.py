@@ -13,7 +13,7 @@ from llm.demo_stages import read_json
 from llm.pages.corpus import corpus_numbers, total
 from llm.pages.journey import baseline_rows, guess_words, journey_body, judge_rows
 from llm.pages.page import finite, page
-from llm.pages.sweep import sweep_numbers
+from llm.pages.sweep_numbers import sweep_numbers
 from llm.pages.training import run_numbers
 
 
@@ -36,6 +36,16 @@ class Folders:
     def best(self) -> Path:
         """The sweep's best trial, a run folder."""
         return self.sweep / "best"
+
+    @property
+    def told(self) -> Path:
+        """What the best tells of the test part."""
+        return self.best / "evaluation.json"
+
+    @property
+    def told_from_nothing(self) -> Path:
+        """What the run from fresh weights tells of it."""
+        return self.from_nothing / "evaluation.json"
 
     def result(self, name: str) -> Path:
         """The file that one of the demo's own parts leaves."""
@@ -60,7 +70,7 @@ def draw(at: Folders, budgets: Mapping[str, float]) -> dict[str, Any]:
     )
     summary["bert"] = summarise_bert(bert, results["guesses"])
     summary["sweep"] = summarise_sweep(
-        sweep, results["told"], results["told_from_nothing"], pairs["parts"]["test"]
+        sweep, read_json(at.told), read_json(at.told_from_nothing), pairs["parts"]["test"]
     )
     numbers: dict[str, Any] = finite(
         {
@@ -149,6 +159,7 @@ def summarise_sweep(
         "average": "macro",
         "pairs": test["pairs"],
         "best": {"settings": sweep["best"]["settings"], **scores_of(told)},
+        "f1_intervals": {"best": f1_interval(told), "from_scratch": f1_interval(from_nothing)},
         "from_scratch_accuracy": scores_of(from_nothing)["accuracy"],
         "from_scratch_f1": scores_of(from_nothing)["f1"],
         "majority_accuracy": max(test["own"], test["other"]) / test["pairs"],
@@ -158,9 +169,14 @@ def summarise_sweep(
 
 def scores_of(told: Mapping[str, Any]) -> dict[str, float]:
     """accuracy, precision, recall, f1 of what `llm.evaluate` found."""
-    metrics = told["metrics"]
+    metrics = {name: each["value"] for name, each in told["metrics"].items()}
     macro = {name: metrics[f"{name}_macro"] for name in ("precision", "recall", "f1")}
     return {"accuracy": metrics["accuracy"], **macro}
+
+
+def f1_interval(told: Mapping[str, Any]) -> list[float]:
+    """The 95 % interval of F1, over resampled pairs."""
+    return [told["metrics"]["f1_macro"][end] for end in ("low", "high")]
 
 
 def constant_f1(counts: Sequence[int]) -> float:

@@ -12,7 +12,8 @@ from cluster.places import Place, write_bytes, write_json
 from llm.pages.charts import Chart
 from llm.pages.corpus import corpus_body, corpus_numbers
 from llm.pages.page import finite, page
-from llm.pages.sweep import sweep_body, sweep_numbers
+from llm.pages.sweep import sweep_body
+from llm.pages.sweep_numbers import sweep_numbers
 from llm.pages.training import run_body, run_numbers
 
 MARKS = {"run": "settings.json", "sweep": "sweep.json", "corpus": "manifest.json"}

@@ -108,10 +108,8 @@ def evaluation_section(task: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     found = task["evaluation"]
     if not found or not found.get("metrics"):
         return "", []
-    part = f"the {found['part']} part" if found.get("part") else "one part"
-    intervals = found.get("intervals") or {}
-    rows = [[name, value, *(intervals.get(name) or (None, None))] for name, value in found["metrics"].items()]
-    head = ["metric", "value", *(["from (95 %)", "to (95 %)"] if intervals else [])]
+    rows = [[name, *(each.get(key) for key in ("value", "low", "high"))] for name, each in found["metrics"].items()]
+    head = ["metric", "value", *(["from (95 %)", "to (95 %)"] if any(row[2] is not None for row in rows) else [])]
     parts = [
         blocks.table(
             head,
@@ -123,17 +121,17 @@ def evaluation_section(task: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     if found.get("classes"):
         parts.append(class_table(found["classes"]))
     if found.get("confusion") and len(found["confusion"]) <= MOST_CELLS:
-        chart = confusion_chart(found["confusion"], found.get("labels") or task["labels"])
+        chart = confusion_chart(found["confusion"], [own["label"] for own in found["classes"]])
         charts.append(chart)
         parts.append(chart.html())
-    return blocks.section(f"Evaluation on {part}", *parts), charts
+    return blocks.section(f"Evaluation: {found['data']}", *parts), charts
 
 
-def class_table(classes: Mapping[str, Mapping[str, float]]) -> str:
-    """Precision, recall and F1 of each class."""
-    names = list(next(iter(classes.values())))
-    rows = [[name, *(own.get(key) for key in names)] for name, own in classes.items()]
-    return blocks.table(["class", *names], rows, "Each class")
+def class_table(classes: Sequence[Mapping[str, Any]]) -> str:
+    """Precision, recall and F1 of each class, how many examples are of it, and how many were taken for it."""
+    names = ("label", "precision", "recall", "f1", "examples", "guessed")
+    rows = [[own[name] for name in names] for own in classes]
+    return blocks.table(["class", *names[1:4], "examples", "taken for it"], rows, "Each class")
 
 
 def confusion_chart(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Chart:

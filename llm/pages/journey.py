@@ -124,28 +124,30 @@ def baseline_rows(summary: Mapping[str, Any]) -> list[tuple[str, float]]:
 def judge_chart(sweep: Mapping[str, Any]) -> Chart:
     """The best of the sweep beside the same from fresh weights and beside a guess, on the same test part."""
     rows = judge_rows(sweep)
-    low_high = sweep.get("f1_intervals") or {}
-    spans = [
-        f", 95 %: {low_high[key][0]:.3f} to {low_high[key][1]:.3f}" if low_high.get(key) else ""
-        for key in JUDGES
-    ]
-    names = [row[0] for row in rows]
+    names, scores = [row[0] for row in rows], [row[2] for row in rows]
+    ends = [*(sweep["f1_intervals"][key] for key in ("best", "from_scratch")), [scores[2]] * 2]
+    spans = [*(f", 95 %: {low:.3f} to {high:.3f}" for low, high in ends[:2]), ""]
     return Chart(
         "judges",
         "Pairs of the test part told right: more is better",
         f"F1 is the mean of both classes'; {sweep['pairs']:,} pairs of modules that no model has seen, half "
         "of them belong together.",
         [
-            bars("F1", [row[2] for row in rows], names, ["--green", "--blue", "--grey"],
-                 [f"{blocks.number(row[2], 3)}{span}" for row, span in zip(rows, spans, strict=True)]),
+            {
+                **bars("F1", scores, names, ["--green", "--blue", "--grey"],
+                       [f"{score:.3f}{span}" for score, span in zip(scores, spans, strict=True)]),
+                "textposition": "inside", "insidetextanchor": "start",
+                "error_x": {
+                    "type": "data", "symmetric": False, "color": "--text", "thickness": 1.5,
+                    "array": [high - score for score, (_, high) in zip(scores, ends, strict=True)],
+                    "arrayminus": [score - low for score, (low, _) in zip(scores, ends, strict=True)],
+                },
+            },
         ],
         {**bar_axes("F1, mean of both classes", "who guesses", len(rows)), "showlegend": False},
-        ["who guesses", "accuracy", "F1"],
-        rows,
+        ["who guesses", "accuracy", "F1", "F1 from (95 %)", "to"],
+        [[*row, *each] for row, each in zip(rows, ends, strict=True)],
     )  # fmt: skip
-
-
-JUDGES = ("best", "from_scratch", "majority")
 
 
 def judge_rows(sweep: Mapping[str, Any]) -> list[tuple[str, float, float]]:

@@ -17,7 +17,11 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 BEST = "--green"
 NAMED = 12
 """Most trials that a chart names beside it; of more each is named under the pointer."""
-GROUPS = {"best": BEST, "finished": "--blue", "stopped": "--grey", "failed": "--red"}
+GROUPS = {
+    "running": "--pale", "failed": "--red", "diverged": "--orange", "stopped early": "--grey",
+    "finished": "--blue", "best": BEST,
+}  # fmt: skip
+"""Status of a trial to its colour; what is drawn later lies above."""
 LOG_SPAN = 30  # between the least and the largest value of a setting that is drawn by its logarithm
 TICKS = 8  # most values that are written beside an axis
 
@@ -155,8 +159,8 @@ def parallel_chart(numbers: Mapping[str, Any], names: Mapping[str, str], prefix:
 
 def group_of(trial: Mapping[str, Any], best: str | None) -> str:
     """Which colour a trial has."""
-    status = "best" if trial["trial"] == best else str(trial["status"])
-    return status if status in GROUPS else "finished"
+    status = "best" if trial["trial"] == best else str(trial["status"]).replace("_", " ")
+    return status if status in GROUPS else "running"
 
 
 def importance_chart(numbers: Mapping[str, Any], names: Mapping[str, str], prefix: str = "") -> Chart | None:
@@ -190,7 +194,7 @@ def lineage_chart(numbers: Mapping[str, Any], prefix: str = "") -> Chart | None:
     if not changes:
         return None
     trials = sorted(
-        {trial["trial"] for trial in numbers["trials"]} | {c[k] for c in changes for k in ("trial", "parent")}
+        {trial["trial"] for trial in numbers["trials"]} | {c[k] for c in changes for k in ("trial", "from")}
     )
     height = {trial: i for i, trial in enumerate(trials)}
     best = (numbers["best"] or {}).get("trial")
@@ -203,7 +207,7 @@ def lineage_chart(numbers: Mapping[str, Any], prefix: str = "") -> Chart | None:
         }
         for trial in trials
     ]  # fmt: skip
-    told = [f"{change['trial']} from {change['parent']}: {_changed(change)}" for change in changes]
+    told = [f"{c['trial']} from {c['from']} at its step {c['from_step']}: {_changed(c)}" for c in changes]
     traces.append({
         "type": "scatter", "mode": "markers", "name": "goes on from another",
         "x": [c["step"] for c in changes], "y": [height[c["trial"]] for c in changes],
@@ -219,21 +223,23 @@ def lineage_chart(numbers: Mapping[str, Any], prefix: str = "") -> Chart | None:
     layout["annotations"] = [
         {
             "x": change["step"], "y": height[change["trial"]],
-            "ax": change["step"], "ay": height[change["parent"]],
+            "ax": change["from_step"], "ay": height[change["from"]],
             "xref": "x", "yref": "y", "axref": "x", "ayref": "y", "showarrow": True, "text": "",
             "arrowhead": 2, "arrowwidth": 1.5, "arrowcolor": "--violet", "standoff": 5,
         }
         for change in changes
     ]  # fmt: skip
-    rows = [[c["step"], c["trial"], c["parent"], _changed(c)] for c in changes]
+    rows = [[c["step"], c["trial"], c["from"], c["from_step"], _changed(c)] for c in changes]
     sentence = f"{len(changes)} times a trial went on from the weights of a better one, with other settings."
     return Chart(prefix + "lineage", "Who goes on from whom", sentence, traces, layout,
-                 ["step", "trial", "goes on from", "with"], rows)  # fmt: skip
+                 ["step", "trial", "goes on from", "at its step", "with"], rows)  # fmt: skip
 
 
 def _changed(change: Mapping[str, Any]) -> str:
     """The settings that a trial went on with."""
-    return ", ".join(f"{name} {_word(value)}" for name, value in change.get("settings", {}).items())
+    old, new = change["old"], change["new"]
+    changed = [f"{name} {_word(value)}" for name, value in new.items() if old.get(name) != value]
+    return ", ".join(changed) or "its settings as they were"
 
 
 def _word(value: Any) -> str:

@@ -120,28 +120,22 @@ def write_sweep(sweep: Path, trials: int = 12, **files: str) -> Path:
             **{"settings.json": json.dumps({"format": FORMAT, "run_id": trial, "finetune": FINETUNE})},
         )
         rows.append(
-            [trial, "stopped" if number % 2 else "finished", step, 0.7 - f1 * step / 250, f1,
-             1e-4 * 100 ** (number / trials), chance.choice(["cross_entropy", "hinge"]), 30.5, 4.25, ""]
+            [trial, "stopped_early" if number % 2 else "finished", step, 0.7 - f1 * step / 250, f1,
+             1e-4 * 100 ** (number / trials), chance.choice(["cross_entropy", "hinge"]), 30.5, 4.25, "",
+             f"step-{step:09d}-ab", ""]
         )  # fmt: skip
-    rows.append([f"t{trials - 1:02d}", "failed", 0, "", "", 0.009, "hinge", 2.0, "", ""])
+    rows.append([f"t{trials - 1:02d}", "failed", 0, "", "", 0.009, "hinge", 2.0, "", "", "", "no memory"])
     best = rows[-2]
     names = [
-        "trial",
-        "status",
-        "step",
-        "val_loss",
-        "val_f1_macro",
-        *SPACE,
-        "seconds",
-        "start_seconds",
-        "parent",
-    ]
+        "trial", "status", "step", "val_loss", "val_f1_macro", *SPACE, "seconds", "start_seconds", "parent",
+        "checkpoint", "why",
+    ]  # fmt: skip
     found = dict(zip(names, best, strict=True))
     summary = {
-        "finished": True, "trials": trials, "stopped_early": sum(row[1] == "stopped" for row in rows),
+        "finished": True, "trials": trials, "stopped_early": sum(row[1] == "stopped_early" for row in rows),
         "metric": "val_f1_macro", "mode": "max",
         "best": {
-            "trial": found["trial"], "settings": {name: found[name] for name in SPACE},
+            "trial": found["trial"], "step": found["step"], "settings": {name: found[name] for name in SPACE},
             "metrics": {name: found[name] for name in ("val_loss", "val_f1_macro")},
         },
     }  # fmt: skip

@@ -135,7 +135,7 @@ def test_docstrings_and_codes_that_come_twice_are_left_out() -> None:
     parts, left_out = collect([("a.py", CASES), ("b.py", twin)], set())
     assert [
         f.module for part in parts.values() for f in part
-    ] == []  # codes are alike where docstrings are not
+    ] == []  # where docstrings differ, codes do not
     assert left_out["docstring of several functions"] == 4 and left_out["code of several functions"] == 2
 
 
@@ -200,26 +200,25 @@ def overlap(pair: dict[str, str]) -> float:
     return sum(word in pair["second"].lower() for word in words) / max(len(words), 1)
 
 
-def test_files_are_written_once_and_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_once_and_are_equal(tmp_path: Path) -> None:
     """Held out is what the corpus has among its validation documents; the record is written last."""
-    corpus = corpus_of(tmp_path)
-    make_pairs(corpus, tmp_path / "a")
-    make_pairs(corpus, tmp_path / "b")
+    corpus, out = corpus_of(tmp_path), tmp_path / "pairs"
+    make_pairs(corpus, out)
     names = [*(f"{part}.jsonl" for part in demo_pairs.PARTS), "pairs.json"]
-    first = {name: (tmp_path / "a" / name).read_bytes() for name in names}
-    assert first == {name: (tmp_path / "b" / name).read_bytes() for name in names}
+    first = {name: (out / name).read_bytes() for name in names}
     record = json.loads(first["pairs.json"])
     for part in demo_pairs.PARTS:
         pairs = [json.loads(line) for line in first[f"{part}.jsonl"].splitlines()]
         assert record["parts"][part] == demo_pairs.count(pairs) and len(pairs) > 10
         if part == "test":
             assert {pair["module"] for pair in pairs} <= set(HELD) | set(ALSO)
-    stamp = (tmp_path / "a" / "train.jsonl").stat().st_mtime_ns
-    make_pairs(corpus, tmp_path / "a")
-    assert (tmp_path / "a" / "train.jsonl").stat().st_mtime_ns == stamp
-    monkeypatch.setitem(demo_pairs.RULES, "seed", 1)
-    make_pairs(corpus, tmp_path / "a")
-    assert (tmp_path / "a" / "train.jsonl").stat().st_mtime_ns != stamp
+    stamp = (out / "train.jsonl").stat().st_mtime_ns
+    make_pairs(corpus, out)
+    assert (out / "train.jsonl").stat().st_mtime_ns == stamp
+    (out / "pairs.json").write_text(json.dumps({**record, "key": {**record["key"], "python": "3.99"}}))
+    make_pairs(corpus, out)
+    assert (out / "train.jsonl").stat().st_mtime_ns != stamp
+    assert first == {name: (out / name).read_bytes() for name in names}
 
 
 ALSO = (

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from cluster.errors import RunError, UserError
-from llm.pages import importance, sweep, sweep_charts, task_numbers
+from llm.pages import importance, sweep, sweep_charts, sweep_numbers, task_numbers
 from llm.pages.page import page
 from llm.report import find_kind, write_report
 from llm.train.run_folder import FORMAT
@@ -67,11 +67,11 @@ def test_the_curves_are_those_of_the_trials(tmp_path: Path) -> None:
 
 def test_parallel_coordinates_go_through_each_trials_settings(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep")
-    numbers = sweep.sweep_numbers(folder)
+    numbers = sweep_numbers.sweep_numbers(folder)
     chart = sweep_charts.parallel_chart(numbers, {RATE: "lr", LOSS: "loss"})
     assert chart is not None
     groups = {trace["name"]: trace for trace in chart.traces if trace["mode"] == "lines+markers"}
-    assert set(groups) == {"best (1)", "finished (5)", "stopped (5)", "failed (1)"}
+    assert set(groups) == {"best (1)", "finished (5)", "stopped early (5)", "failed (1)"}
     best = groups["best (1)"]["y"]
     rates = [trial["settings"][RATE] for trial in numbers["trials"]]
     share = np.log(numbers["best"]["settings"][RATE] / min(rates)) / np.log(max(rates) / min(rates))
@@ -86,7 +86,7 @@ def test_a_setting_with_one_value_has_no_axis(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep")
     text = (folder / "trials.csv").read_text().replace("cross_entropy", "hinge")
     (folder / "trials.csv").write_text(text)
-    numbers = sweep.sweep_numbers(folder)
+    numbers = sweep_numbers.sweep_numbers(folder)
     chart = sweep_charts.parallel_chart(numbers, {})
     assert chart is not None and chart.layout["xaxis"]["ticktext"] == [RATE, "val_f1_macro"]
     assert [each["setting"] for each in numbers["importance"]] == [RATE]
@@ -147,7 +147,7 @@ def test_few_trials_are_said_to_be_few(tmp_path: Path, trials: int, words: str) 
 def test_a_sweep_that_has_begun(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep")
     (folder / "summary.json").unlink()
-    numbers = sweep.sweep_numbers(folder)
+    numbers = sweep_numbers.sweep_numbers(folder)
     assert numbers["best"]["trial"] == "t10" and numbers["key_numbers"]["stopped_early"] == 5
     assert "not finished yet" in write_report(folder).read_text()
     (folder / "trials.csv").unlink()
@@ -160,14 +160,16 @@ def test_lower_is_better_where_the_mode_says_so(tmp_path: Path) -> None:
     record = json.loads((folder / "sweep.json").read_text())
     (folder / "sweep.json").write_text(json.dumps({**record, "metric": "val_loss", "mode": "min"}))
     (folder / "summary.json").unlink()
-    numbers = sweep.sweep_numbers(folder)
+    numbers = sweep_numbers.sweep_numbers(folder)
     losses = [trial["metrics"]["val_loss"] for trial in numbers["trials"][:-1]]
     assert losses == sorted(losses) and numbers["best"]["trial"] == numbers["trials"][0]["trial"]
 
 
 LINEAGE = [
-    {"step": 40, "trial": "t03", "parent": "t10", "settings": {RATE: 0.002}},
-    {"step": 80, "trial": "t00", "parent": "t03", "settings": {RATE: 0.003, LOSS: "hinge"}},
+    {"step": 40, "trial": "t03", "from": "t10", "from_step": 60, "old": {RATE: 0.1, LOSS: "hinge"},
+     "new": {RATE: 0.002, LOSS: "hinge"}, "time": 1.0},
+    {"step": 80, "trial": "t00", "from": "t03", "from_step": 80, "old": {RATE: 0.1}, "new": {RATE: 0.003},
+     "time": 2.0},
 ]
 
 
@@ -179,9 +181,11 @@ def test_a_population_shows_who_goes_on_from_whom(tmp_path: Path) -> None:
     spec = specs_of(html)["lineage"]
     names = spec["layout"]["yaxis"]["ticktext"]
     arrows = [
-        (a["x"], names[round(a["y"])], names[round(a["ay"])]) for a in spec["layout"]["annotations"]
+        (a["ax"], names[a["ay"]], a["x"], names[a["y"]]) for a in spec["layout"]["annotations"]
     ]  # fmt: skip
-    assert arrows == [(40, "t03", "t10"), (80, "t00", "t03")]
+    assert arrows == [(60, "t10", 40, "t03"), (80, "t03", 80, "t00")]
+    [marks] = [trace for trace in spec["traces"] if trace["mode"] == "markers"]
+    assert marks["text"][0] == f"t03 from t10 at its step 60: {RATE} 0.002"
     assert json.loads((folder / "report.json").read_text())["lineage"] == LINEAGE
     assert "lineage" not in specs_of(write_report(write_sweep(tmp_path / "b")).read_text())
 
@@ -192,7 +196,7 @@ def test_a_population_shows_who_goes_on_from_whom(tmp_path: Path) -> None:
      ("[1, 2]", [1, 2]), ("1e-4", 1e-4), ("inf", float("inf"))],
 )  # fmt: skip
 def test_cells_of_a_table(text: str, value: Any) -> None:
-    found = sweep.as_value(text)
+    found = sweep_numbers.as_value(text)
     assert found == value and type(found) is type(value)
 
 
@@ -246,6 +250,17 @@ EXAMPLES = {
 }  # fmt: skip
 
 
+EVALUATION = {
+    "data": "test part", "step": 120, "kind": "classification", "examples": 20, "rows": 20,
+    "metrics": {"accuracy": {"value": 0.75, "low": 0.55, "high": 0.9}, "f1_macro": {"value": 0.74}},
+    "confusion": [[9, 3], [2, 6]],
+    "classes": [
+        {"label": "no", "precision": 9 / 11, "recall": 0.75, "f1": 0.78, "examples": 12, "guessed": 11},
+        {"label": "yes", "precision": 6 / 9, "recall": 0.75, "f1": 0.71, "examples": 8, "guessed": 9},
+    ],
+}  # fmt: skip
+
+
 def write_finetuned(run: Path, evaluation: dict[str, Any] | None = None) -> Path:
     """The folder of a fine-tuned run."""
     settings = {
@@ -281,19 +296,13 @@ def test_a_fine_tuned_run_shows_its_scores_and_examples(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_shows_classes_and_confusion(tmp_path: Path) -> None:
-    evaluation = {
-        "part": "test", "examples": 20, "labels": ["no", "yes"],
-        "metrics": {"accuracy": 0.75, "f1_macro": 0.74}, "intervals": {"accuracy": [0.55, 0.9]},
-        "confusion": [[9, 3], [2, 6]],
-        "classes": {"no": {"precision": 9 / 11, "recall": 0.75, "f1": 0.78, "examples": 12},
-                    "yes": {"precision": 6 / 9, "recall": 0.75, "f1": 0.71, "examples": 8}},
-    }  # fmt: skip
-    html = write_report(write_finetuned(tmp_path / "run", evaluation)).read_text()
+    html = write_report(write_finetuned(tmp_path / "run", EVALUATION)).read_text()
     check_charts(html)
     confusion = specs_of(html)["confusion"]["traces"][0]
     assert confusion["text"] == [["9", "3"], ["2", "6"]] and confusion["z"][0] == [0.75, 0.25]
     shown = "".join(Elements(html).data)
     assert "15 of 20 told right" in shown and "0.8182" in shown and "0.55" in shown
+    assert "Evaluation: test part" in shown
 
 
 @pytest.mark.parametrize(
@@ -320,13 +329,7 @@ def test_a_sweeps_charts_draw_in_a_browser(tmp_path: Path) -> None:
 
 @in_browser
 def test_a_confusion_matrix_draws_in_a_browser(tmp_path: Path) -> None:
-    evaluation = {
-        "part": "test",
-        "examples": 20,
-        "metrics": {"accuracy": 0.75},
-        "confusion": [[9, 3], [2, 6]],
-    }
-    path = write_report(write_finetuned(tmp_path / "run", evaluation))
+    path = write_report(write_finetuned(tmp_path / "run", EVALUATION))
     dom, console = browse(path, tmp_path / "profile")
     assert console == [] and 'class="hm"' in dom
     assert page("a", "b", "", [])  # the page's frame stands without charts, too
