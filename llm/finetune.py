@@ -9,6 +9,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from cluster import places
 from cluster.errors import UserError, run_command
 from cluster.fields import values_of_kind
@@ -17,6 +19,7 @@ from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from data_jobs.hashes import h64
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
+from llm.model.tasks import check_task
 from llm.settings import FinetuneSettings, ModelSettings
 from llm.tasks.examples import prepare_examples
 from llm.tasks.heads import head_of
@@ -25,7 +28,7 @@ from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_length, tell_of_padding
 from llm.train.run_folder import RunFolder, open_run
 from llm.train.running import Run, RunOptions, add_run_options, train_run
-from llm.train.start import check_start, find_start, model_over
+from llm.train.start import check_start, check_writes, find_start, model_over
 
 DESCRIPTION = """Fine-tune a pretrained model, ours or an imported one, on a task: examples in JSON lines, CSV
 or Parquet. The same command again continues from the last good checkpoint; a finished run is left alone.
@@ -50,10 +53,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
     folder = RunFolder(places.absolute(recipe.out("finetune")))
     cluster = recipe.get(ClusterSettings)
     base = _base(recipe, settings, folder, options)
-    settings = settings.model_copy(update={"start_from": base.start["path"]})
+    settings = settings.model_copy(update={"start_from": str(places.absolute(base.given))})
     check_length(base.model, settings)
+    check_task(base.model, settings)
     examples = examples_folder(settings, folder.path, base.tokenizer.fingerprint)
-    record = prepare_examples(settings, base.tokenizer, base.model, examples)
+    record = prepare_examples(settings, base.tokenizer, base.model, examples, base.text_start)
     settings = with_steps(settings, record["parts"]["train"]["rows"])
     _check_metric(settings, record)
     head = head_of(record, settings.task)
@@ -64,6 +68,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
             "vocab_size": base.vocab_size,
             "clean": base.clean,
         },
+        **({} if base.text_start is None else {"text_start": base.text_start}),
         "examples": {"path": str(examples), "digest": record["digest"]},
         "task": {
             "kind": record["kind"],
@@ -90,33 +95,40 @@ class Base:
     model: ModelSettings
     vocab_size: int
     tokenizer: Tokenizer
+    given: str
+    """`start_from`, or what stands for it."""
     start: dict[str, str]
+    """What was found there."""
     clean: dict[str, Any]
     """How its texts were cleaned."""
+    text_start: list[int] | None
+    """What a GPT's text begins with; None: an eos."""
 
 
 def _base(recipe: Recipe, settings: FinetuneSettings, folder: RunFolder, options: RunOptions) -> Base:
     given = recipe.get(ModelSettings).model_dump(exclude_unset=True) if "model" in recipe.sections else {}
+    path = settings.start_from or recipe.out("pretrain")
     if not options.fresh and committed_folders(folder.checkpoints):  # the start may be gone by now
         saved = folder.read_settings()
         model = ModelSettings.model_validate(saved["model"] | given)
         corpus = saved["corpus"]
         if "start" in saved and saved["start"] is not None:
-            tokenizer = load_tokenizer(folder.tokenizer)
-            return Base(model, corpus["vocab_size"], tokenizer, saved["start"], corpus["clean"])
-    path = settings.start_from
-    if path is None:
-        path = recipe.out("pretrain")
-        if not places.absolute(path).exists():
-            raise UserError(
-                f"{recipe.path}: finetune.start_from is not given, and {path} is not there: pretrain it "
-                "first, or name a run or an imported model"
-            )
+            return Base(
+                model, corpus["vocab_size"], load_tokenizer(folder.tokenizer), path, saved["start"],
+                corpus["clean"], saved.get("text_start"),
+            )  # fmt: skip
+    if settings.start_from is None and not places.absolute(path).exists():
+        raise UserError(
+            f"{recipe.path}: finetune.start_from is not given, and {path} is not there: pretrain it "
+            "first, or name a run or an imported model"
+        )
     start = find_start(path, recipe.get(ClusterSettings).cache)
     tokenizer = start.load_tokenizer()
     model = model_over(start, given)
+    if settings.task.kind == "instruction":
+        check_writes(start, path)
     check_start(start, path, model, tokenizer.fingerprint)
-    return Base(model, start.vocab_size, tokenizer, start.record, start.clean)
+    return Base(model, start.vocab_size, tokenizer, path, start.record, start.clean, start.text_start)
 
 
 def examples_folder(settings: FinetuneSettings, out: Place, tokenizer: str) -> Place:
@@ -151,8 +163,11 @@ def with_steps(settings: FinetuneSettings, rows: int) -> FinetuneSettings:
     if settings.epochs is None:
         return settings
     steps = max(1, math.ceil(settings.epochs * rows / settings.batch))
-    given = settings.model_dump() | {"steps": steps, "epochs": None}
-    return FinetuneSettings.model_validate(given)
+    try:
+        return FinetuneSettings.model_validate(settings.model_dump() | {"steps": steps, "epochs": None})
+    except ValidationError as error:
+        what = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        raise UserError(f"finetune.epochs {settings.epochs:g} are {steps} steps: {what}") from None
 
 
 def in_a_line(summary: dict[str, Any]) -> str:

@@ -30,6 +30,10 @@ class DataSettings(Settings):
         ge=0, lt=1,
     )  # fmt: skip
     test_fraction: float = identity(0.1, "share of train that becomes the test part", ge=0, lt=1)
+    split_seed: int = identity(
+        0, "seed of what is cut from train, apart from `seed`: runs of other seeds are measured on the same "
+        "examples", ge=0,
+    )  # fmt: skip
     group: str | None = identity(
         None,
         "field whose equal values stay in one part when train is cut, so that nothing leaks between them",
@@ -145,7 +149,7 @@ class FinetuneSettings(RunSettings):
     schedule: ScheduleSettings = plan(
         ScheduleSettings(kind="linear", final=0.0), "the learning rate over time"
     )
-    best_by: str = plan(
+    best_by: str = identity(
         "val_loss", "number of a validation by which checkpoints are compared, such as val_f1_macro; losses: "
         "the lowest is best, all others: the highest"
     )  # fmt: skip
@@ -180,6 +184,10 @@ class FinetuneSettings(RunSettings):
             raise ValueError(f"task.stride ({task.stride}) must be below length ({self.length})")
         if self.lora.rank and self.train_only != "all":
             raise ValueError("lora.rank trains adapters and the head: leave train_only at all")
+        if self.samples.prompts and kind != "instruction":
+            raise ValueError(f"samples.prompts are for instruction: task.kind {kind} writes no text")
+        if self.early_stop.patience and not self.validation.every:
+            raise ValueError("early_stop.patience counts validations, and validation.every is 0")
         if self.validation.where == "workers":
             raise ValueError("validation.where workers is for pretraining: leave it at trainer")
         return self

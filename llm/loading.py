@@ -11,8 +11,8 @@ from cluster.errors import UserError
 from cluster.places import Place
 from data_jobs.tokens.tokenizer import Tokenizer
 from llm.exchange.model_folder import is_model_folder, read_imported
-from llm.finetune_settings import LoraSettings
 from llm.model import Model, make_model
+from llm.model.tasks import head_from, lora_from, make_task_model
 from llm.settings import ModelSettings
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.trained import find_trained
@@ -34,22 +34,19 @@ def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = 
     vocabulary's size."""
     task = None
     if not isinstance(settings, ModelSettings):
-        vocab_size = vocab_size or settings["corpus"]["vocab_size"]
-        task = settings.get("task")
+        vocab_size, task = vocab_size or settings["corpus"]["vocab_size"], settings.get("task")
         settings = ModelSettings.model_validate(settings["model"])
     if vocab_size is None:
         raise UserError("llm.build: model settings alone do not say vocab_size: give it, or a run's settings")
     if task is None:
         return make_model(settings, vocab_size, seed)
-    from llm.model.tasks import Head, make_task_model
-
-    head = None if task["head"] is None else Head(**task["head"])
-    lora = None if task["lora"] is None else LoraSettings.model_validate(task["lora"])
-    return make_task_model(settings, vocab_size, head, seed, lora)
+    return make_task_model(settings, vocab_size, head_from(task), seed, lora_from(task))
 
 
 def load(run: str | Place) -> Loaded:
-    """Load a run folder (its newest good checkpoint; of a finished fine-tuning the best), one of its checkpoints, or an imported model.
+    """Load a run folder, one of its checkpoints, or an imported model.
+
+    Of a run folder it is the newest good checkpoint, of a finished fine-tuning the best one.
 
     UserError where the path is none of these, RunError where a file is damaged.
     """

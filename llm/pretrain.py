@@ -17,7 +17,7 @@ from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_fits
 from llm.train.run_folder import RunFolder, open_run
 from llm.train.running import Run, RunOptions, add_run_options, train_run
-from llm.train.start import check_start, find_start, model_over
+from llm.train.start import check_start, check_writes, find_start, model_over
 
 DESCRIPTION = """Pretrain a model on a corpus. The same command again continues from the last good checkpoint
 and ends with the same result; a finished run is left alone."""
@@ -82,6 +82,7 @@ def _model(
         return model, saved["corpus"]["vocab_size"], saved.get("start")
     start = find_start(start_from, recipe.get(ClusterSettings).cache)
     model = model_over(start, given)
+    check_writes(start, start_from)
     check_start(start, start_from, model, tokenizer.fingerprint)
     return model, start.vocab_size, start.record
 

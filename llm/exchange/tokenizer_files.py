@@ -30,10 +30,13 @@ Kind = Literal["gpt", "bert"]
 Merge = tuple[str, str]
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: str | Path, kind: Kind, context: int) -> None:
+def write_tokenizer(
+    tokenizer: Tokenizer, folder: str | Path, kind: Kind, context: int, ends: bool = False
+) -> None:
     """Write tokenizer.json and tokenizer_config.json; `context` is the longest text in tokens.
 
-    A tokenizer that came from Hugging Face goes back as it is.
+    `ends`: a GPT's text ends with an eos, too: what a head reads. A tokenizer that came from Hugging Face
+    goes back as it is.
     """
     if isinstance(tokenizer, HuggingFaceTokenizer):
         tokenizer.save(folder)
@@ -50,7 +53,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: str | Path, kind: Kind, contex
     if kind == "gpt":
         names["bos"] = eos = names["eos"]
         backend.post_processor = processors.TemplateProcessing(
-            single=f"{eos} $A", pair=f"{eos} $A $B", special_tokens=[(eos, tokenizer.eos_id)]
+            single=f"{eos} $A {eos}" if ends else f"{eos} $A",
+            pair=f"{eos} $A {eos} $B {eos}" if ends else f"{eos} $A $B",
+            special_tokens=[(eos, tokenizer.eos_id)],
         )
     else:
         mask = names["mask"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+
+
+LOWER = {"loss", "mlm_loss", "nsp_loss", "perplexity", "bits_per_byte", "mse", "mae", "hamming"}
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,15 @@ def is_over(best: Best, patience: int | None) -> bool:
 def score_of(found: dict[str, float], name: str) -> float | None:
     """What checkpoints are compared by, lower is better; None where the validation has no such number.
 
-    A loss, a perplexity, an error count as they are; any other metric is better the higher it is.
+    A loss, a perplexity, an error count as they are; any other metric is better the higher it is. One that is
+    not finite is none.
     """
     value = found.get(name)
-    return None if value is None else value if lower_is_better(name) else -value
+    if value is None or not math.isfinite(value):
+        return None
+    return value if lower_is_better(name) else -value
 
 
 def lower_is_better(name: str) -> bool:
     """Of a metric's name, with or without `val_`."""
-    return name.endswith(("loss", "perplexity", "mse", "mae", "hamming", "bits_per_byte"))
+    return name.removeprefix("val_") in LOWER

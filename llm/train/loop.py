@@ -15,9 +15,9 @@ from data_jobs.hashes import h64
 from llm.data.batches import BatchPlan
 from llm.data.loader import BatchLoader
 from llm.data.ranges import ranges_of
-from llm.data.samples import Batch, MicroBatch
-from llm.model.inputs import Inputs
+from llm.data.samples import Batch
 from llm.run_settings import RunSettings
+from llm.tasks.inputs import inputs_of
 from llm.train.best import after_score, is_over
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
@@ -80,7 +80,9 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
         values = {"step": 0, "time": time.time(), **parts.validate(0, settings.validation.max_samples)}
         parts.log(values)
     clock.restart()
-    with parts.loader.iterate(state.step, settings.steps) as batches:
+    # One that ended early, and was stopped before it said so, has nothing to do.
+    end = state.step if is_over(state.best, parts.patience) else settings.steps
+    with parts.loader.iterate(state.step, end) as batches:
         for batch in batches:
             fault_point("train.step", step=batch.step + 1, rank=parts.group.rank, sample=batch.numbers)
             parts.engine.loss_scale = state.loss_scale
@@ -122,7 +124,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 seen_commit = sums.committed_step
                 parts.on_commit(seen_commit)
             found = _look(parts, state)
-            score = parts.score(found)
+            score = _agreed(parts, parts.score(found))
             if score is not None:
                 state = replace(state, best=after_score(state.best, state.step, score, parts.least_gain))
             ends = is_over(state.best, parts.patience)
@@ -138,7 +140,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 parts.log(values)
             if why is not None:
                 begin = int(parts.loader.plan.numbers(guard.last_applied)[0])
-                check_row(guard, settings.guard, state.step, (begin, state.next_number), told)
+                check_row(guard, settings, state.step, (begin, state.next_number), told)
             notes = {}
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
             if saves:
@@ -228,6 +230,13 @@ def _exchange(
     return StepSums(norm, losses, loss, join_digest(rest[:4]), stop > 0, save > 0, int(committed) - 1)
 
 
+def _agreed(parts: Parts, score: float | None) -> float | None:
+    """The first worker's: what ends a training must be equal to the bit on machines that are not."""
+    if score is None or not math.isfinite(score):
+        return None
+    return parts.group.sum([score if parts.group.rank == 0 else 0.0])[0]
+
+
 def _look(parts: Parts, state: RunState) -> dict[str, Any]:
     """Validation and samples where they are due; what validation found."""
     settings, found = parts.settings, dict[str, Any]()
@@ -237,12 +246,3 @@ def _look(parts: Parts, state: RunState) -> dict[str, Any]:
     if last or (settings.samples.every and state.step % settings.samples.every == 0):
         parts.write_samples(state.step)
     return found
-
-
-def inputs_of(micro: MicroBatch, device: torch.device) -> Inputs:
-    """A micro-batch on the device."""
-    arrays = (
-        micro.inputs, micro.targets, micro.weights, micro.positions, micro.documents, micro.segments,
-        micro.next_labels, micro.next_weights, micro.values,
-    )  # fmt: skip
-    return Inputs._make(None if a is None else torch.from_numpy(a) for a in arrays).to(device)

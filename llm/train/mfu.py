@@ -40,6 +40,8 @@ class Utilisation:
     precision: str
     source: str | None
     """Whose figure its peak is."""
+    section: str = "pretrain"
+    """Of the recipe, for messages."""
 
     @property
     def peak(self) -> float | None:
@@ -69,7 +71,7 @@ class Utilisation:
         if self.peaks is None:
             return (
                 f"FLOP/s: {each} (3 x the forward's matrix products). No mfu: no published {self.precision} "
-                f"peak of {self.device} is known here; peak_tflops gives one"
+                f"peak of {self.device} is known here; {self.section}.peak_tflops gives one"
             )
         kinds = sorted(set(self.peaks))
         peaks = " or ".join(f"{peak / TERA:g}" for peak in kinds)
@@ -93,6 +95,7 @@ def measure_by(
         device=device,
         precision=settings.precision,
         source=source,
+        section=settings.section,
     )
 
 

@@ -66,8 +66,9 @@ class Rewinder:
         if state.guard.rewinds >= guard.max_rewinds:
             raise RunError(
                 f"step {state.step + 1}: {told}, and the run was taken back {state.guard.rewinds} times "
-                f"already (pretrain.guard.max_rewinds). Look at samples {range_[0]} to {range_[1] - 1}; the "
-                "last checkpoint is good. Raise max_rewinds to go on, or lower pretrain.optimizer.lr"
+                f"already ({self.settings.section}.guard.max_rewinds). Look at samples {range_[0]} to "
+                f"{range_[1] - 1}; the last checkpoint is good. Raise max_rewinds to go on, or lower "
+                f"{self.settings.section}.optimizer.lr"
             )
         self.engine.skip()
         loaded = load_newest(self.saver.folder, self.engine, self.group, self.check, target)

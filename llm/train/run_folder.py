@@ -19,7 +19,8 @@ from cluster.errors import RunError, UserError
 from cluster.fields import Settings, values_of_kind
 from cluster.places import ObjectPath, Place
 from llm.run_settings import RunSettings
-from llm.settings import ModelSettings
+from llm.settings import FinetuneSettings, ModelSettings
+from llm.train.best import Best, is_over
 from llm.train.validations import join
 
 FORMAT = "manta-run-1"
@@ -127,7 +128,10 @@ class RunFolder:
 
 def is_finished(summary: dict[str, Any] | None, settings: RunSettings) -> bool:
     """Whether a run has come to its end with these settings: its last step, or an early stop."""
-    return summary is not None and (summary["steps"] >= settings.steps or summary.get("stopped_early", False))
+    if summary is None or summary["steps"] >= settings.steps:
+        return summary is not None
+    patience = settings.early_stop.patience if isinstance(settings, FinetuneSettings) else None
+    return is_over(Best(**summary["state"].get("best", {})), patience)
 
 
 class StopSign:

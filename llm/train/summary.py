@@ -56,20 +56,24 @@ def write_summary(
         "attempts": len({row["attempt"] for row in rows}),
         "skipped_steps": state.guard.skipped,
         "best_checkpoint": best_of(folder.checkpoints, late_losses(read_lines(folder.validation))),
-        **(_best(settings, state, rows) if isinstance(settings, FinetuneSettings) else {}),
+        **(_best(folder, settings, state, rows) if isinstance(settings, FinetuneSettings) else {}),
         "state": asdict(state),
     }
     beside = settings.validation.where == "workers"
     places.write_json(folder.trained if beside else folder.summary, finite(summary))
 
 
-def _best(settings: FinetuneSettings, state: RunState, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of a fine-tuning: the numbers of its best validation, and whether it ended there."""
-    row = next((row for row in rows if row["step"] == state.best.step), {})
+def _best(
+    folder: RunFolder, settings: FinetuneSettings, state: RunState, rows: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Of a fine-tuning: the numbers of its best checkpoint, and whether it ended early."""
+    kept = best_of(folder.checkpoints, {})
+    step = state.step if kept is None else kept["step"]
+    row = next((row for row in reversed(rows) if row["step"] == step), {})
     return {
         "stopped_early": state.step < settings.steps,
         "best_by": settings.best_by,
-        "best": {"step": state.best.step, **{n: v for n, v in row.items() if n.startswith("val_")}},
+        "best": {"step": step, **{n: v for n, v in row.items() if n.startswith("val_")}},
     }
 
 

@@ -58,7 +58,7 @@ def find_trained(path: Place, take: Callable[[CheckpointReader], T]) -> Trained[
     record = folder.read_settings()
     found = newest_good(folder.checkpoints, take, _best(folder, record))
     if found is None:
-        raise UserError(f"{path}: has no checkpoint yet; train it first: python -m llm.pretrain")
+        raise UserError(f"{path}: has no checkpoint yet; train it first: the command that made it continues")
     return Trained(folder, record, *found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +17,14 @@ from llm.data.batches import micro_steps
 from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
+from llm.model.tasks import rate_of
 from llm.run_settings import RunSettings
 from llm.settings import FinetuneSettings, PretrainSettings
 from llm.train.accounts import make_tracker, open_ledger
 from llm.train.beside import keep_of, late_rows, read_beside
 from llm.train.best import is_over
 from llm.train.checkpoints.layout import RunState, folder_name
-from llm.train.checkpoints.load import CheckpointReader, load_newest
+from llm.train.checkpoints.load import CheckpointReader, check_tensors, load_newest
 from llm.train.checkpoints.retention import Beside
 from llm.train.checkpoints.save import (
     CheckpointFailed,
@@ -38,6 +40,7 @@ from llm.train.ledger import Ledger
 from llm.train.loop import Parts, train
 from llm.train.loss_scale import with_scale
 from llm.train.objective import Objective
+from llm.train.optimizers import Rate, full_rate
 from llm.train.out_of_memory import advice, is_out_of_memory
 from llm.train.plain import PlainEngine
 from llm.train.pretraining import Pretraining
@@ -99,7 +102,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     workload = make_workload(job, settings, group)
     micro_batch = even_micro_batch(settings.batch, group.world, settings.micro_batch)
     model = workload.fresh_model()
-    if not committed_folders(folder.checkpoints):
+    # The first worker's word: listings may differ between nodes.
+    if group.agree(group.rank > 0 or not committed_folders(folder.checkpoints)):
         workload.fill(model)
     model = model.to(group.device)
     objective = Objective(model, settings.precision, workload.z_loss)
@@ -115,6 +119,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
 
     def check(reader: CheckpointReader) -> None:
         state = reader.state
+        check_tensors(reader, engine)
         check_goes_on(reader, workload.order, settings)
         plan = plan_of(settings, state.guard.left_out)
         if state.next_number != plan.next_number(state.step):
@@ -266,14 +271,17 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
 
 def make_engine(objective: Objective, settings: RunSettings, group: Group, micro_batch: int) -> Engine:
     """The engine that the settings name. DeepSpeed is imported only where it is used."""
+    rate: Rate = full_rate
+    if isinstance(settings, FinetuneSettings):
+        rate = partial(rate_of, settings=settings, layers=objective.model.settings.layers)
     if settings.engine == "plain":
-        return PlainEngine(objective, settings.optimizer, group.world)
+        return PlainEngine(objective, settings.optimizer, group.world, rate)
     from llm.train.deepspeed_zero import ZeroEngine
 
     accumulation = micro_steps(settings.batch, group.world, micro_batch)
     return ZeroEngine(
         objective, settings.optimizer, group.world, settings.zero_stage, micro_batch, accumulation,
-        settings.offload, settings.deepspeed,
+        settings.offload, settings.deepspeed, rate,
     )  # fmt: skip
 
 

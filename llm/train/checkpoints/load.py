@@ -22,7 +22,7 @@ from llm.train.checkpoints.chunks import (
     unreadable,
 )
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
-from llm.train.checkpoints.save import committed_folders, step_of
+from llm.train.checkpoints.save import committed_folders, step_of, tensor_table
 from llm.train.engine import Engine
 from llm.train.group import Group
 
@@ -233,6 +233,17 @@ def _raise_together(group: Group, path: Place, error: RunError | None) -> None:
     """Raise on every worker where one has an error: the others would wait for it for ever."""
     if group.sum([float(error is not None)])[0]:
         raise error or PlaceError(str(path), "another worker could not read it; its own message says why")
+
+
+def check_tensors(reader: CheckpointReader, engine: Engine) -> None:
+    """RunError where a checkpoint is of another model, or lacks a state that the engine keeps."""
+    there = {info.name: info for info in reader.tensors}
+    for info in tensor_table(engine):
+        found = there.get(info.name)
+        if found is None or found.shape != info.shape:
+            raise RunError(f"{reader.folder}: of another model: {info.name} is not there in this shape")
+        if lacking := set(info.states) - set(found.states):
+            raise RunError(f"{reader.folder}: lacks {', '.join(sorted(lacking))} of {info.name}")
 
 
 def newest_good(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import sys
 import threading
@@ -109,6 +110,7 @@ class CheckpointSaver:
         best (default: the loss).
         """
         self.wait()
+        val_loss, score = (x if x is not None and math.isfinite(x) else None for x in (val_loss, score))
         start = time.perf_counter()
         held = self.engine.held()
         alone = self.engine.partitioned or self.world == 1
