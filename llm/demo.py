@@ -57,10 +57,7 @@ def demo_folders() -> Folders:
 
 def demo_stages(at: Folders) -> list[Stage]:
     """The journey from text to numbers. The budgets add up to less than fifteen minutes."""
-    results = {
-        name: at.result(name)
-        for name in ("evaluation", "guesses", "texts", "fillings", "baselines")
-    }
+    results = {name: at.result(name) for name in ("evaluation", "guesses", "texts", "fillings", "baselines")}
 
     def measure() -> None:
         evaluate(at.gpt, results["evaluation"])

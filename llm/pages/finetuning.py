@@ -108,8 +108,15 @@ def evaluation_section(task: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     found = task["evaluation"]
     if not found or not found.get("metrics"):
         return "", []
-    rows = [[name, *(each.get(key) for key in ("value", "low", "high"))] for name, each in found["metrics"].items()]
-    head = ["metric", "value", *(["from (95 %)", "to (95 %)"] if any(row[2] is not None for row in rows) else [])]
+    rows = [
+        [name, *(each.get(key) for key in ("value", "low", "high"))]
+        for name, each in found["metrics"].items()
+    ]
+    head = [
+        "metric",
+        "value",
+        *(["from (95 %)", "to (95 %)"] if any(row[2] is not None for row in rows) else []),
+    ]
     parts = [
         blocks.table(
             head,

@@ -89,7 +89,10 @@ def table_of(numbers: Mapping[str, Any], metrics: Sequence[str]) -> tuple[list[s
     columns = ["rank", "trial", "status", "best step", *metrics, *short_names(settings).values(), *last]
     rows = [
         [
-            trial["rank"], trial["trial"], str(trial["status"]).replace("_", " "), trial["step"],
+            trial["rank"],
+            trial["trial"],
+            str(trial["status"]).replace("_", " "),
+            trial["step"],
             *(trial["metrics"].get(name) for name in metrics),
             *(trial["settings"].get(name) for name in settings),
             *(trial[name] for name in last),

@@ -82,7 +82,9 @@ def test_a_second_run_keeps_the_seconds_of_the_first(tmp_path: Path) -> None:
 
 
 def test_a_failed_stage_enters_its_seconds_and_gives_its_status(tmp_path: Path) -> None:
-    broken = demo_stages.Stage("work", 1, (tmp_path / "done",), lambda: demo_stages.call("json.tool", "/nowhere") and None)
+    broken = demo_stages.Stage(
+        "work", 1, (tmp_path / "done",), lambda: demo_stages.call("json.tool", "/nowhere") and None
+    )
     ledger = tmp_path / "seconds.json"
     with pytest.raises(demo_stages.CommandFailed) as failure:
         demo_stages.run_stage(broken, ledger)
@@ -282,11 +284,17 @@ def test_the_page_of_the_demo(corpus: Path, tmp_path: Path, capsys: pytest.Captu
     elements = Elements(html)
     assert "img" not in elements.tags and elements.tags.count("script") == 3
     assert {
-        "baselines", "funnel", "budget", "loss", "throughput", "bert-loss", "judges", "sweep-losses",
-        "sweep-metric", "sweep-parallel",
-    } <= {
-        chart.name for chart in charts
-    }
+        "baselines",
+        "funnel",
+        "budget",
+        "loss",
+        "throughput",
+        "bert-loss",
+        "judges",
+        "sweep-losses",
+        "sweep-metric",
+        "sweep-parallel",
+    } <= {chart.name for chart in charts}
     demo_results.print_results(numbers, FOLDERS.home)
     out = capsys.readouterr().out
     assert out.count("rest") == 1 and "40 %" in out

@@ -133,9 +133,7 @@ def test_what_is_left_out_has_a_reason() -> None:
 def test_docstrings_and_codes_that_come_twice_are_left_out() -> None:
     twin = CASES.replace("from the inside", "FROM THE INSIDE").replace("what was given", "another thing")
     parts, left_out = collect([("a.py", CASES), ("b.py", twin)], set())
-    assert [
-        f.module for part in parts.values() for f in part
-    ] == []  # where docstrings differ, codes do not
+    assert [f.module for part in parts.values() for f in part] == []  # where docstrings differ, codes do not
     assert left_out["docstring of several functions"] == 4 and left_out["code of several functions"] == 2
 
 

@@ -166,10 +166,24 @@ def test_lower_is_better_where_the_mode_says_so(tmp_path: Path) -> None:
 
 
 LINEAGE = [
-    {"step": 40, "trial": "t03", "from": "t10", "from_step": 60, "old": {RATE: 0.1, LOSS: "hinge"},
-     "new": {RATE: 0.002, LOSS: "hinge"}, "time": 1.0},
-    {"step": 80, "trial": "t00", "from": "t03", "from_step": 80, "old": {RATE: 0.1}, "new": {RATE: 0.003},
-     "time": 2.0},
+    {
+        "step": 40,
+        "trial": "t03",
+        "from": "t10",
+        "from_step": 60,
+        "old": {RATE: 0.1, LOSS: "hinge"},
+        "new": {RATE: 0.002, LOSS: "hinge"},
+        "time": 1.0,
+    },
+    {
+        "step": 80,
+        "trial": "t00",
+        "from": "t03",
+        "from_step": 80,
+        "old": {RATE: 0.1},
+        "new": {RATE: 0.003},
+        "time": 2.0,
+    },
 ]
 
 
