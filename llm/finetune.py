@@ -27,8 +27,13 @@ from llm.tasks.scoring import metric_names
 from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_length, tell_of_padding
 from llm.train.run_folder import RunFolder, open_run
+<<<<<<< HEAD
+from llm.train.running import Prepared, Run, RunOptions, add_run_options, train_run
+from llm.train.start import check_start, find_start, model_over
+=======
 from llm.train.running import Run, RunOptions, add_run_options, train_run
 from llm.train.start import check_start, check_writes, find_start, model_over
+>>>>>>> main
 
 DESCRIPTION = """Fine-tune a pretrained model, ours or an imported one, on a task: examples in JSON lines, CSV
 or Parquet. The same command again continues from the last good checkpoint; a finished run is left alone.
@@ -47,6 +52,11 @@ def main(argv: list[str]) -> int:
 
 def run(recipe: Recipe) -> dict[str, Any]:
     """Fine-tune to the end, or go on with what is there; the summary. Ray may be initialised already."""
+    return train_run(*prepare(recipe))
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """All that can be checked before anything starts, with the examples as rows; what `train_run` takes."""
     began = time.time()
     options = RunOptions.of(recipe.options)
     settings = recipe.need(FinetuneSettings)
@@ -85,7 +95,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     tell_of_padding(settings)
     out = recipe.out("finetune")
     this = Run(folder, settings, str(examples), base.vocab_size, base.start, cluster, out, began)
-    return train_run(this, options, opened, lambda record: base.tokenizer.save(folder.tokenizer))
+    return this, options, opened, lambda record: base.tokenizer.save(folder.tokenizer)
 
 
 @dataclass(frozen=True)

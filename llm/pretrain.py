@@ -16,8 +16,13 @@ from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_fits
 from llm.train.run_folder import RunFolder, open_run
+<<<<<<< HEAD
+from llm.train.running import Prepared, Run, RunOptions, add_run_options, train_run
+from llm.train.start import check_start, find_start, model_over
+=======
 from llm.train.running import Run, RunOptions, add_run_options, train_run
 from llm.train.start import check_start, check_writes, find_start, model_over
+>>>>>>> main
 
 DESCRIPTION = """Pretrain a model on a corpus. The same command again continues from the last good checkpoint
 and ends with the same result; a finished run is left alone."""
@@ -35,6 +40,11 @@ def main(argv: list[str]) -> int:
 
 def run(recipe: Recipe) -> dict[str, Any]:
     """Train to the end, or go on with what is there; the summary. Ray may be initialised already."""
+    return train_run(*prepare(recipe))
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """All that can be checked before anything starts; what `train_run` takes."""
     began = time.time()
     options = RunOptions.of(recipe.options)
     settings = recipe.need(PretrainSettings)
@@ -66,7 +76,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     opened()  # refuses other settings, before anybody is waited for
     check_fits(model, settings, corpus, RunFolder(folder.path / "new") if options.fresh else folder)
     this = Run(folder, settings, corpus_folder, vocab_size, start, cluster, recipe.out("pretrain"), began)
-    return train_run(this, options, opened, lambda record: corpus.tokenizer.save(folder.tokenizer))
+    return this, options, opened, lambda record: corpus.tokenizer.save(folder.tokenizer)
 
 
 def _model(

@@ -231,7 +231,7 @@ def open_run(
     section = settings.section
     record: dict[str, Any] = {
         "format": FORMAT,
-        "run_id": f"{folder.path.name}-{secrets.token_hex(4)}",
+        "run_id": settings.wandb.run_id or f"{folder.path.name}-{secrets.token_hex(4)}",
         "model": model.model_dump(mode="json"),
         section: settings.model_dump(mode="json"),
         **data,

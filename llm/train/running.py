@@ -66,6 +66,10 @@ class Run:
     """Of the command, in Unix seconds."""
 
 
+Prepared = tuple[Run, RunOptions, Callable[[], dict[str, Any]], Callable[[dict[str, Any]], None]]
+"""What `train_run` takes."""
+
+
 def train_run(
     run: Run,
     options: RunOptions,
