@@ -27,13 +27,8 @@ from llm.tasks.scoring import metric_names
 from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_length, tell_of_padding
 from llm.train.run_folder import RunFolder, open_run
-<<<<<<< HEAD
 from llm.train.running import Prepared, Run, RunOptions, add_run_options, train_run
-from llm.train.start import check_start, find_start, model_over
-=======
-from llm.train.running import Run, RunOptions, add_run_options, train_run
 from llm.train.start import check_start, check_writes, find_start, model_over
->>>>>>> main
 
 DESCRIPTION = """Fine-tune a pretrained model, ours or an imported one, on a task: examples in JSON lines, CSV
 or Parquet. The same command again continues from the last good checkpoint; a finished run is left alone.

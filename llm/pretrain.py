@@ -16,13 +16,8 @@ from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_fits
 from llm.train.run_folder import RunFolder, open_run
-<<<<<<< HEAD
 from llm.train.running import Prepared, Run, RunOptions, add_run_options, train_run
-from llm.train.start import check_start, find_start, model_over
-=======
-from llm.train.running import Run, RunOptions, add_run_options, train_run
 from llm.train.start import check_start, check_writes, find_start, model_over
->>>>>>> main
 
 DESCRIPTION = """Pretrain a model on a corpus. The same command again continues from the last good checkpoint
 and ends with the same result; a finished run is left alone."""

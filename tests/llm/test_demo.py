@@ -256,7 +256,8 @@ def test_summary(corpus: Path, tmp_path: Path) -> None:
     assert summary["sweep"] == {
         "trials": 12, "stopped_early": 5, "average": "macro", "pairs": 704,
         "best": {
-            "settings": sweep["best"]["settings"], "accuracy": 0.7, "precision": 0.71, "recall": 0.72, "f1": 0.69,
+            "settings": sweep["best"]["settings"], "accuracy": 0.7, "precision": 0.71, "recall": 0.72,
+            "f1": 0.69,
         },
         "f1_intervals": {
             "best": pytest.approx([0.66, 0.73]), "from_scratch": pytest.approx([0.49, 0.56]),
