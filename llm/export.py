@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from llm.exchange.model_folder import check_new, is_model_folder, read_imported
 from llm.exchange.task_heads import Task
 from llm.model.lora import A, B, delta, parts_of
 from llm.model.tasks import lora_from
+from llm.tasks.chat import DEFAULT_TEMPLATE
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.trained import find_trained
 
@@ -68,11 +70,23 @@ def _of_run(path: Place) -> Source:
         a, b = (reader.weight(names[f"{linear}{end}"]) for end in (A, B))
         return weight + delta(linear, a, b, settings, lora)
 
+    source = Source(settings, found.tokenizer(), shapes, read)
+    if task is None:
+        return source
     start = found.record.get("text_start")
-    return Source(
-        settings, found.tokenizer(), shapes, read,
-        task=None if task is None else _task_of(task), text_start=None if start is None else tuple(start),
-    )  # fmt: skip
+    return replace(
+        source,
+        task=_task_of(task),
+        text_start=None if start is None else tuple(start),
+        chat_template=_template_of(found.record) if task["kind"] == "instruction" else None,
+    )
+
+
+def _template_of(record: dict[str, Any]) -> str:
+    """The run's template, with what a text begins with, which transformers does not put before one."""
+    template: str = record["finetune"]["task"]["chat_template"] or DEFAULT_TEMPLATE
+    begins = record.get("text_start") != [] and "bos_token" not in template
+    return f"{{{{ bos_token }}}}{template}" if begins else template
 
 
 def _task_of(task: dict[str, Any]) -> Task:

@@ -25,6 +25,8 @@ from llm.model.generation import write
 from llm.model.gpt import GPT
 from llm.model.sampling import Sampling
 from llm.model.task_model import TaskModel
+from llm.tasks.chat import Chat
+from llm.tasks.example_fields import BadExample, Message
 
 MASK = "[MASK]"
 ROWS = 16  # prompts that are written on at once
@@ -117,8 +119,16 @@ def _write(
 def start_of(loaded: Loaded, tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids that a text begins with: after the eos of the text before, as training rows do.
 
-    An imported model says itself with what. A row is never empty.
+    An imported model says itself with what. A row is never empty. Where instructions were learned the prompt is
+    a user's message, as its conversations were written.
     """
+    task = loaded.settings.get("finetune", {}).get("task", {})
+    if task.get("kind") == "instruction":
+        chat = Chat(task["chat_template"], tokenizer, text_start(loaded))
+        try:
+            return chat.prompt([Message("user", prompt)])
+        except BadExample as problem:
+            raise UserError(f"--prompt {_short(prompt)}: {problem.detail}") from None
     return [*text_start(loaded), *(int(token) for token in tokenizer.encode(prompt))] or [tokenizer.eos_id]
 
 

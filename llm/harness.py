@@ -49,7 +49,9 @@ def _tasks(harness: Any, folder: str, names: list[str]) -> Any:
     for name in names:
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, manager.all_tasks, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(manager.all_tasks) or 'none'}"
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(manager.all_tasks) or 'none'}"
+            )
             raise UserError(f"--tasks {name}: no such task in {folder}; {hint}")
     return manager
 
@@ -82,7 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", help="a run folder, one of its checkpoints, or an imported model")
     add(
-        "--tasks", action="append", required=True, metavar="NAME", help="a task, several by commas; again for more"
+        "--tasks",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="a task, several by commas; again for more",
     )
     add(
         "--include_path", "--include-path", required=True, metavar="DIR",

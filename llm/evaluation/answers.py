@@ -11,8 +11,8 @@ from llm.model.generation import write
 from llm.model.gpt import GPT
 from llm.model.sampling import Sampling
 from llm.tasks.judged import Judged
-from llm.tasks.references import References
 from llm.tasks.judging import judge_written
+from llm.tasks.references import References
 from llm.train.group import Group
 
 MOST_TOKENS = 256  # of an answer

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from data_jobs.tokens.tokenizer import Tokenizer
 from llm.model import Model
-from llm.tasks.row_layout import start_of_texts
 
 
 class Subject(Protocol):
@@ -30,8 +29,6 @@ def trained(subject: Subject, name: str, otherwise: Any) -> Any:
 
 def text_start(subject: Subject) -> list[int]:
     """The ids that stand before a text: as in training, or what an imported model has there."""
-    if "finetune" in subject.settings:
-        return start_of_texts(subject.tokenizer)
     start: list[int] = subject.settings.get("text_start", [subject.tokenizer.eos_id])
     return start
 

@@ -12,12 +12,12 @@ from llm.evaluation.answers import judge_answers
 from llm.evaluation.subject import Subject
 from llm.settings import FinetuneSettings
 from llm.tasks.bootstrap import intervals
-from llm.tasks.scoring import evaluate_part
 from llm.tasks.example_rows import Examples
 from llm.tasks.examples import ExampleSet, open_examples
 from llm.tasks.judged import Classes, Judged, ManyLabels, class_name
-from llm.tasks.other_examples import examples_of_file
 from llm.tasks.judging import numbers_of
+from llm.tasks.other_examples import examples_of_file
+from llm.tasks.scoring import evaluate_part
 from llm.train.group import Group
 from llm.train.objective import Objective
 

@@ -47,6 +47,8 @@ class Source:
     """What it was fine-tuned for."""
     text_start: tuple[int, ...] | None = None
     """What a GPT's text began with there; None: an eos."""
+    chat_template: str | None = None
+    """How a conversation is written."""
 
     @property
     def has_head(self) -> bool:
@@ -121,7 +123,8 @@ def export_model(
     with new_folder(out, "config.json") as tmp:
         write_shards(tmp, entries, read, shard_size)
         kind = source.settings.kind
-        write_tokenizer(source.tokenizer, tmp, kind, source.settings.context, source.has_head)
+        context = source.settings.context
+        write_tokenizer(source.tokenizer, tmp, kind, context, source.has_head, source.chat_template)
         config = _config(source, architecture, vocab_size, dtype)
         _write(tmp / "config.json", config)
         if kind == "gpt" and not source.has_head:

@@ -60,8 +60,8 @@ class Chat:
     def pieces(self, messages: Sequence[Message]) -> list[Piece]:
         """The pieces of a conversation that ends in an answer. Raises BadExample where the template cannot.
 
-        Of an answer that has a special at its end, what the template writes after it is none of the answer;
-        the last answer always ends in a special: the template's, or else eos.
+        Of an answer that has a special at its end, what the template writes after it is none of the answer.
+        The last answer always ends in eos, at which generation stops: the template's, or one more.
         """
         mark = self._mark(messages)
         found: list[Piece] = []
@@ -85,7 +85,7 @@ class Chat:
             done = told
         while found and not found[-1].is_answer:
             found.pop()
-        if found and isinstance(found[-1].content, str):
+        if found and found[-1].content != self.tokenizer.eos_id:
             found.append(Piece(self.tokenizer.eos_id, True))
         return found
 

@@ -97,9 +97,8 @@ def prepare_examples(
     notes += [
         f"{name}: left out {count:,} records: {why}" for name in parts for why, count in bad.of(name).items()
     ]
-    record = {
+    made = {
         "format": FORMAT,
-        "key": key,
         "kind": task.kind,
         "model": model.kind,
         "length": settings.length,
@@ -110,9 +109,9 @@ def prepare_examples(
             name: part.record() | {"left_out": bad.of(name), "class_counts": counts[name]}
             for name, part in parts.items()
         },
-        "notes": notes,
     }
-    record["digest"] = sha256(to_json(record))
+    # The digest is of what was made: a resumed run may allow more bad records, or read them from CSV.
+    record = made | {"key": key, "notes": notes, "digest": sha256(to_json(made))}
     if old is not None:
         (folder / RECORD).unlink(missing_ok=True)  # it is there only with what it speaks of
     for name, part in parts.items():

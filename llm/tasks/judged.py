@@ -45,9 +45,7 @@ class Classes:
 
     def confusion(self, counts: Floats | None = None) -> Floats:
         """[..., C, C] with the true classes as rows."""
-        return classification.confusion_matrix(
-            self.truth, self.guess, len(self.labels), counts, self.example
-        )
+        return classification.confusion_matrix(self.truth, self.guess, len(self.labels), counts, self.example)
 
     def tally(self) -> Tally:
         """Hits, guesses and truths of each class."""

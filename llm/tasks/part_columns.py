@@ -118,10 +118,10 @@ def encode_part(
 def _plain(encoded: Sequence[Encoded]) -> dict[str, Column]:
     """A row for each window."""
     rows = [row for each in encoded for row in each.rows]
-    numbers = np.repeat(np.arange(len(encoded)), [len(each.rows) for each in encoded])
+    counts = np.array([len(each.rows) for each in encoded], np.int64)
     found: dict[str, Column] = {
         "ids": Ragged.of([row.ids for row in rows], np.uint32),
-        "example": numbers.astype(np.int64),
+        "example": np.repeat(np.arange(len(encoded), dtype=np.int64), counts),
         "second_at": np.array([row.second_at for row in rows], np.int32),
     }
     return found | _columns([row.columns for row in rows])

@@ -21,9 +21,9 @@ from llm.model.inputs import Inputs
 from llm.tasks.example_rows import Examples
 from llm.tasks.inputs import inputs_of
 from llm.tasks.judged import Judged
+from llm.tasks.judging import Loss, judge, metric_names, numbers_of, score
 from llm.tasks.kept import Kept, joined, kept_of
 from llm.tasks.references import References
-from llm.tasks.judging import Loss, judge, metric_names, numbers_of, score
 from llm.tasks.windows import by_example, rows_of
 
 __all__ = ["Scored", "evaluate_part", "metric_names", "score"]

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.tasks.classification import Floats, Ints
+from llm.tasks.judging import AnswerTokens, SpanAnswers
 from llm.tasks.kept import Kept
 from llm.tasks.references import References
-from llm.tasks.judging import AnswerTokens, SpanAnswers
 
 
 def spread(examples: int, most: int | None) -> Ints:

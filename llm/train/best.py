@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-
 LOWER = {"loss", "mlm_loss", "nsp_loss", "perplexity", "bits_per_byte", "mse", "mae", "hamming"}
 
 

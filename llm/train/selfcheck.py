@@ -55,7 +55,9 @@ def check_gradients(
         sum(_numel(info) for info in tensors) > MOST_GATHERED
     ):
         if group.rank == 0:
-            print(f"{settings.section}.selfcheck is left out: the model is too large to gather", file=sys.stderr)
+            print(
+                f"{settings.section}.selfcheck is left out: the model is too large to gather", file=sys.stderr
+            )
         return
     micro = batch.micro[0]
     counts = group.sum(

@@ -34,6 +34,7 @@ from llm.train.checkpoints.save import (
 )
 from llm.train.compiling import compile_model
 from llm.train.engine import Engine
+from llm.train.finetuning import Finetuning
 from llm.train.group import Group
 from llm.train.job import Job, Worker
 from llm.train.ledger import Ledger
@@ -89,8 +90,6 @@ def _failed_before(folder: RunFolder, job: Job) -> bool:
 def make_workload(job: Job, settings: RunSettings, group: Group) -> Workload:
     """What the job's section trains."""
     if isinstance(settings, FinetuneSettings):
-        from llm.train.finetuning import Finetuning
-
         return Finetuning(job, settings, group)
     assert isinstance(settings, PretrainSettings)
     return Pretraining(job, settings, group)

@@ -92,9 +92,11 @@ def asking(*pairs: tuple[Any, ...]) -> list[Any]:
     return [SimpleNamespace(args=pair) for pair in pairs]
 
 
-PAIRS = [
-    (question["context"], f" {choice}") for question in QUESTIONS for choice in question["choices"]
-] + [("", "the sea"), ("the sea", " was calm, and the wind was light"), ("a  ", "b")]
+PAIRS = [(question["context"], f" {choice}") for question in QUESTIONS for choice in question["choices"]] + [
+    ("", "the sea"),
+    ("the sea", " was calm, and the wind was light"),
+    ("a  ", "b"),
+]
 
 
 def test_likelihoods_are_those_of_its_hugging_face_backend(run: Path, theirs: Any) -> None:

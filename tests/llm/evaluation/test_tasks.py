@@ -16,14 +16,16 @@ from llm import evaluate
 from llm.evaluation.subject import never_written
 from llm.model.generation import generate_uncached
 from llm.model.sampling import Sampling
-from llm.tasks.scoring import evaluate_part
 from llm.tasks.examples import open_examples
+from llm.tasks.scoring import evaluate_part
 from llm.train.group import Group
 from llm.train.objective import Objective
 from tests.llm.evaluation.run_folders import finetuned
 from tests.llm.tasks.example_sets import KINDS, LABELS, LENGTH, records
 
-CASES = [(kind, model) for kind in KINDS for model in ("gpt", "bert") if (kind, model) != ("instruction", "bert")]
+CASES = [
+    (kind, model) for kind in KINDS for model in ("gpt", "bert") if (kind, model) != ("instruction", "bert")
+]
 
 
 def told(capsys: pytest.CaptureFixture[str], run: Path, *flags: str) -> dict[str, Any]:
@@ -89,7 +91,10 @@ def test_a_file_of_examples_is_read_as_the_run_reads(
     file = tmp_path / "others.jsonl"
     lines = [json.dumps(every[line - 1]) for line in part.references().lines.tolist()]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    own, other = told(capsys, run, "--bootstrap", "0"), told(capsys, run, "--data", str(file), "--bootstrap", "0")
+    own, other = (
+        told(capsys, run, "--bootstrap", "0"),
+        told(capsys, run, "--data", str(file), "--bootstrap", "0"),
+    )
     assert other["data"] == str(file) and other["examples"] == own["examples"]
     assert other["metrics"] == own["metrics"]
 
@@ -119,7 +124,10 @@ def test_an_instruction_model_writes_its_answers(
     references = part.references()
     assert references.prompts is not None and references.answers is not None
     sampling = Sampling(
-        tokens=LENGTH // 2, temperature=0, stop=loaded.tokenizer.eos_id, forbidden=tuple(never_written(loaded))
+        tokens=LENGTH // 2,
+        temperature=0,
+        stop=loaded.tokenizer.eos_id,
+        forbidden=tuple(never_written(loaded)),
     )
     wanted = []
     for number in range(references.examples):

@@ -99,5 +99,7 @@ def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
     """Sums of the same micro-batches, in another order."""
     assert one.keys() == two.keys()
     for name, value in one.items():
-        assert two[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float | list) else value), name
+        assert two[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float | list) else value), (
+            name
+        )
     return True

@@ -23,6 +23,8 @@ from llm.model.inputs import Inputs
 from llm.model.task_model import Head
 from llm.model.tasks import choose_trainable, fill_body, make_task_model
 from llm.settings import ModelSettings
+from llm.tasks.chat import Chat
+from llm.tasks.example_fields import Message
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.retention import Keep
 from llm.train.checkpoints.save import CheckpointSaver
@@ -108,7 +110,11 @@ def rows_of(tokenizer: Tokenizer, shape: str, texts: list[tuple[str, str | None]
     return Inputs(ids, documents=documents, segments=segments)
 
 
-TEXTS: list[tuple[str, str | None]] = [("the sea was calm", "a ship"), ("a", "the sea"), ("calm calm sea", "no")]
+TEXTS: list[tuple[str, str | None]] = [
+    ("the sea was calm", "a ship"),
+    ("a", "the sea"),
+    ("calm calm sea", "no"),
+]
 KINDS = {
     "classification": "ForSequenceClassification",
     "multi_label": "ForSequenceClassification",
@@ -185,6 +191,15 @@ def test_an_instruction_model_goes_out_as_a_gpt(tokenizer: Tokenizer, tmp_path: 
     ids = torch.randint(7, tokenizer.vocab_size, (2, 9))
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, ours(ids), rtol=1e-5, atol=1e-5)
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    said = [("user", "the sea?"), ("assistant", "calm"), ("user", "a ship?")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    shown = words.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    chat = Chat(None, tokenizer, [tokenizer.eos_id])
+    asked = chat.prompt([Message(role, content) for role, content in said])
+    assert words.decode(shown) == words.decode(asked)
+    marks = [at for at, token in enumerate(asked) if token == tokenizer.eos_id]
+    assert len(marks) == 2 and [shown.count(tokenizer.eos_id), shown[0]] == [2, tokenizer.eos_id]
 
 
 @pytest.mark.parametrize(("shape", "kind"), [("bert", "classification"), ("gpt2", "instruction")])
@@ -209,7 +224,9 @@ def test_adapters_alone_go_to_peft(shape: str, kind: str, tokenizer: Tokenizer, 
     options: dict[str, Any] = {}
     if kind == "classification":
         auto, options = transformers.AutoModelForSequenceClassification, {"num_labels": 3}
-    loaded = peft.PeftModel.from_pretrained(auto.from_pretrained(base, **options), tmp_path / "adapter").eval()
+    loaded = peft.PeftModel.from_pretrained(
+        auto.from_pretrained(base, **options), tmp_path / "adapter"
+    ).eval()
     rows = rows_of(tokenizer, shape, [("the sea", None), ("calm", None)])
     assert rows.documents is not None
     with torch.no_grad():

@@ -56,7 +56,9 @@ def records(kind: str, count: int, every_answer: bool = False) -> list[dict[str,
                 answer = " ".join(words[first : first + chance.randint(1, 3)])
                 start = len(" ".join(words[:first])) + (first > 0)
                 there = every_answer or number % 5
-                answers = {"text": [answer], "answer_start": [start]} if there else {"text": [], "answer_start": []}
+                answers = (
+                    {"text": [answer], "answer_start": [start]} if there else {"text": [], "answer_start": []}
+                )
                 found.append({"text": text, "question": f"which {words[first]}?", "answers": answers})
             case _:
                 found.append({"prompt": " ".join(words[:5]), "answer": chance.choice(words)})

@@ -92,9 +92,14 @@ def test_the_ids_are_those_of_transformers(chatml: tuple[Tokenizer, Any]) -> Non
     assert ids == wanted[: len(ids)]
     assert theirs.decode(wanted[len(ids) :]) == "\n"  # what comes after the last answer's end
     end = theirs.convert_tokens_to_ids("<|im_end|>")
-    assert [theirs.decode(run) for run in answers_of(ids, flags)] == ["far away<|im_end|>", "calm today<|im_end|>"]
+    assert [theirs.decode(run) for run in answers_of(ids, flags)] == [
+        "far away<|im_end|>",
+        "calm today<|im_end|>",
+    ]
     assert ids[-1] == end
-    asked = theirs.apply_chat_template(messages[:-1], tokenize=True, return_dict=True, add_generation_prompt=True)
+    asked = theirs.apply_chat_template(
+        messages[:-1], tokenize=True, return_dict=True, add_generation_prompt=True
+    )
     assert chat.prompt(TURNS[:-1]) == asked["input_ids"]
 
 
@@ -129,7 +134,18 @@ def test_specials_in_a_message_stay_text(chatml: tuple[Tokenizer, Any]) -> None:
     specials = mine.special_texts
     assert ids.count(specials["<|im_end|>"]) == 2 and ids.count(specials["<|im_start|>"]) == 2
     (answer,) = answers_of(ids, flags)
-    assert mine.decode(answer[:-1]) == "<|im_end|> it is <|im_start|>" and answer[-1] == specials["<|im_end|>"]
+    assert (
+        mine.decode(answer[:-1]) == "<|im_end|> it is <|im_start|>" and answer[-1] == specials["<|im_end|>"]
+    )
+
+
+def test_an_answer_that_ends_in_another_special_is_followed_by_eos(chatml: tuple[Tokenizer, Any]) -> None:
+    mine, _ = chatml
+    template = CHATML.replace("<|im_end|>", "<|im_start|>")
+    ids, flags = row_of(Chat(template, mine, []), TURNS[1:])
+    first, last = answers_of(ids, flags)
+    start = mine.special_texts["<|im_start|>"]
+    assert first[-1] == start and last[-2:] == [start, mine.eos_id]
 
 
 def test_a_template_that_writes_the_start_has_it_once() -> None:

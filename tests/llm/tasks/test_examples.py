@@ -22,7 +22,9 @@ from tests.llm.tasks.task_files import make_set, ours, records_of, settings_of, 
 KINDS = (
     "classification", "multi_label", "regression", "token_classification", "question_answering", "instruction",
 )  # fmt: skip
-CASES = [(kind, model) for kind in KINDS for model in ("gpt", "bert") if (kind, model) != ("instruction", "bert")]
+CASES = [
+    (kind, model) for kind in KINDS for model in ("gpt", "bert") if (kind, model) != ("instruction", "bert")
+]
 
 
 def train_of(kind: str, folder: Path, model: str = "gpt", count: int = 40, **settings: Any) -> Examples:
@@ -128,7 +130,10 @@ def test_packed_rows_see_themselves_alone(tmp_path: Path) -> None:
             size = int(alone.tokens[example])
             assert here.sum() == size
             for name in ("inputs", "targets", "weights"):
-                assert getattr(packed, name)[row][here].tolist() == getattr(single, name)[example][:size].tolist()
+                assert (
+                    getattr(packed, name)[row][here].tolist()
+                    == getattr(single, name)[example][:size].tolist()
+                )
         padding = packed.documents[row] == len(some)
         assert not packed.weights[row][padding].any()
     assert packed.weights.sum() == single.weights.sum()
@@ -166,7 +171,9 @@ def test_a_digest_says_what_a_row_holds(tmp_path: Path, kind: str) -> None:
     part = train_of(kind, tmp_path)
     one, again = (part.make(np.array([at]), np.array([5]), 2)[1] for at in (1, 1))
     assert one == again == part.make(np.array([1]), np.array([5]), 7)[1]
-    assert one != part.make(np.array([2]), np.array([5]), 2)[1] != part.make(np.array([1]), np.array([6]), 2)[1]
+    assert (
+        one != part.make(np.array([2]), np.array([5]), 2)[1] != part.make(np.array([1]), np.array([6]), 2)[1]
+    )
 
 
 def test_nothing_of_a_worker_without_rows(tmp_path: Path) -> None:
@@ -212,10 +219,10 @@ def test_windows_are_rows_of_one_example(tmp_path: Path) -> None:
 
 
 def test_parts_are_cut_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    records = [{"text": f"text {n}", "label": "yes" if n % 8 == 0 else "no", "who": n // 4} for n in range(200)]
-    found = make_set(
-        "classification", tmp_path, records, val_fraction=0.2, test_fraction=0.1, group="who"
-    )
+    records = [
+        {"text": f"text {n}", "label": "yes" if n % 8 == 0 else "no", "who": n // 4} for n in range(200)
+    ]
+    found = make_set("classification", tmp_path, records, val_fraction=0.2, test_fraction=0.1, group="who")
     assert found.parts == ["train", "val", "test"]
     lines = {}
     for name in found.parts:
@@ -261,6 +268,8 @@ def test_it_is_made_once(tmp_path: Path) -> None:
     second = prepare_examples(others, ours(), shape("gpt"), out)
     assert second["digest"] != first["digest"] and second["parts"]["train"]["examples"] == 21
     assert open_examples(out).record == second
+    lax = settings_of("classification", file, max_bad_fraction=0.1)
+    assert prepare_examples(lax, ours(), shape("gpt"), tmp_path / "lax")["digest"] == first["digest"]
     longer = settings_of("classification", moved, length=40)
     assert prepare_examples(longer, ours(), shape("gpt"), out)["digest"] != second["digest"]
 
@@ -306,13 +315,17 @@ def test_columns_come_back(tmp_path: Path) -> None:
 GOOD = [{"text": f"good {n}", "label": "ab"[n % 2]} for n in range(20)]
 
 
-def refused(tmp_path: Path, records: list[dict[str, Any]], says: str, kind: str = "classification", **data: Any) -> str:
+def refused(
+    tmp_path: Path, records: list[dict[str, Any]], says: str, kind: str = "classification", **data: Any
+) -> str:
     model = data.pop("model", "gpt")
     task = data.pop("task", None)
     length = data.pop("length", 32)
     file = write_lines(tmp_path / "train.jsonl", records)
     with pytest.raises(UserError, match=says) as caught:
-        prepare_examples(settings_of(kind, file, length, task, **data), ours(), shape(model, 64), tmp_path / "out")
+        prepare_examples(
+            settings_of(kind, file, length, task, **data), ours(), shape(model, 64), tmp_path / "out"
+        )
     assert not (tmp_path / "out" / "examples.json").exists()
     return str(caught.value)
 
@@ -365,7 +378,9 @@ def test_what_is_refused(
 
 
 def test_no_data_at_all(tmp_path: Path) -> None:
-    settings = settings_of("classification", "x").model_copy(update={"data": type(settings_of("classification", "x").data)()})
+    settings = settings_of("classification", "x").model_copy(
+        update={"data": type(settings_of("classification", "x").data)()}
+    )
     with pytest.raises(UserError, match="finetune.data.train: says where the examples are"):
         prepare_examples(settings, ours(), shape("gpt"), tmp_path / "out")
 
@@ -373,7 +388,10 @@ def test_no_data_at_all(tmp_path: Path) -> None:
 def test_examples_that_were_learned_are_told(tmp_path: Path) -> None:
     test = write_lines(tmp_path / "test.jsonl", [*GOOD[:2], {"text": "other", "label": "a"}])
     found = make_set("classification", tmp_path, [*GOOD, GOOD[0] | {"label": "b"}], test=str(test))
-    assert "2 of 3 examples of test stand in train, too: what is measured there was learned by heart" in found.record["notes"]
+    assert (
+        "2 of 3 examples of test stand in train, too: what is measured there was learned by heart"
+        in found.record["notes"]
+    )
     assert "1 texts of train stand there again with another label" in found.record["notes"]
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from llm.model.inputs import Inputs
 from llm.model.tasks import make_task_model
-from llm.tasks.scoring import Scored, evaluate_part
 from llm.tasks.example_rows import Examples
 from llm.tasks.examples import open_examples
 from llm.tasks.heads import head_of
 from llm.tasks.inputs import inputs_of
 from llm.tasks.judging import metric_names
+from llm.tasks.scoring import Scored, evaluate_part
 from llm.train.group import Group
 from llm.train.objective import Objective
 from tests.llm.tasks.example_sets import KINDS, LABELS, make_set, shape, task_of, tokenizer
@@ -27,7 +27,9 @@ from tests.llm.train.processes import run_workers
 
 CPU = torch.device("cpu")
 ALONE = Group(0, 1, CPU)
-CASES = [(kind, model) for kind in KINDS for model in ("gpt", "bert") if (kind, model) != ("instruction", "bert")]
+CASES = [
+    (kind, model) for kind in KINDS for model in ("gpt", "bert") if (kind, model) != ("instruction", "bert")
+]
 
 
 def model_of(kind: str, model: str) -> Any:
@@ -44,7 +46,9 @@ def training_part(kind: str, folder: Path, model: str = "gpt", count: int = 30, 
 def scored_by(rank: int, world: int, folder: str, model: Any, batch: int, most: int | None) -> Any:
     part = open_examples(folder).part("train")
     assert part is not None
-    found = evaluate_part(model, Objective(model, "fp32").eval(), part, Group(rank, world, CPU), batch, most=most)
+    found = evaluate_part(
+        model, Objective(model, "fp32").eval(), part, Group(rank, world, CPU), batch, most=most
+    )
     return found.numbers, found.judged.examples, found.rows
 
 
@@ -65,7 +69,12 @@ def test_two_workers_score_what_one_does(kind: str, model: str, tmp_path: Path) 
 
 
 def test_more_workers_than_batches(tmp_path: Path) -> None:
-    given = (str(make_set("classification", tmp_path, count=12).folder), model_of("classification", "gpt"), 64, None)
+    given = (
+        str(make_set("classification", tmp_path, count=12).folder),
+        model_of("classification", "gpt"),
+        64,
+        None,
+    )
     (one,) = run_workers(scored_by, 1, *given)
     assert run_workers(scored_by, 2, *given) == [one] * 2
 

@@ -62,7 +62,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def finetune(folder: Path, start: Path, data: Path, options: dict[str, Any] | None = None, **changes: Any) -> Any:
+def finetune(
+    folder: Path, start: Path, data: Path, options: dict[str, Any] | None = None, **changes: Any
+) -> Any:
     """The summary of a run in this folder."""
     settings = {
         **COMMON, "start_from": str(start), "out": str(folder / "run"), "data": {"train": str(data)}, **changes,
@@ -131,7 +133,9 @@ def test_only_what_is_named_changes(tmp_path: Path, start: Path, data: Path) -> 
     def changed(folder: str, **changes: Any) -> set[str]:
         finetune(tmp_path / folder, start, data, steps=4, **changes)
         after = dict(load(str(tmp_path / folder / "run")).model.named_parameters())
-        return {name for name, value in before.items() if name in after and not torch.equal(value, after[name])}
+        return {
+            name for name, value in before.items() if name in after and not torch.equal(value, after[name])
+        }
 
     assert changed("head", train_only="head") == set()
     assert changed("all") >= {"token_embed.weight", "blocks.0.attention_norm.weight"}

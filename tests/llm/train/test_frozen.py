@@ -85,7 +85,9 @@ def examples_of(way: str, step: int) -> Inputs:
     return Inputs(rows.ids, rows.ids[:, :1] % 3, weights, None, documents, segments)
 
 
-def train_steps(way: str, engine: Any, rank: int, world: int, first: int, last: int) -> list[tuple[float, float]]:
+def train_steps(
+    way: str, engine: Any, rank: int, world: int, first: int, last: int
+) -> list[tuple[float, float]]:
     """(loss, gradient norm) of each step, in two micro-batches."""
     records = []
     for step in range(first, last):
@@ -192,7 +194,11 @@ def test_any_world_and_stage_resumes_into_any_other(tmp_path: Path) -> None:
         for (way, name, to), losses in run_workers(resume, world, str(tmp_path), triples)[0].items():
             expected = truth[way, name.split("-")[1]]
             torch.testing.assert_close(
-                torch.tensor(losses), torch.tensor(expected), rtol=1e-5, atol=0, msg=f"{name} into {to}-{world}"
+                torch.tensor(losses),
+                torch.tensor(expected),
+                rtol=1e-5,
+                atol=0,
+                msg=f"{name} into {to}-{world}",
             )
     for way, kind in pairs:
         reader = CheckpointReader(committed_folders(tmp_path / f"{way}-{kind}-2")[0])
