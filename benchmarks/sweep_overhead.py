@@ -22,7 +22,8 @@ def rows(ground: Ground) -> list[Row]:
     steps = 8 if ground.quick else STEPS
     recipe = yaml.safe_load(open(small.recipe_path, encoding="utf-8"))  # noqa: SIM115
     recipe["pretrain"] |= {
-        "corpus": str(small.prepared("validated", 0.05).path), "steps": steps, "workers": 1, "engine": "plain",
+        "corpus": str(small.prepared("validated", 0.05).path), "steps": steps, "workers": 1,
+        "engine": "plain",
         "validation": {"every": steps // 2, "max_samples": 32},
         "checkpoint": {"every": steps // 2, "keep": 1}, "wandb": {"mode": "offline"},
     }  # fmt: skip

@@ -13,15 +13,12 @@ from pydantic import ValidationError
 
 from cluster import places
 from cluster.errors import UserError, run_command
-from cluster.fields import values_of_kind
-from cluster.places import Place
 from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
-from data_jobs.hashes import h64
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
 from llm.model.tasks import check_task
 from llm.settings import FinetuneSettings, ModelSettings
-from llm.tasks.examples import prepare_examples
+from llm.tasks.examples import examples_key, prepare_examples
 from llm.tasks.heads import head_of
 from llm.tasks.scoring import metric_names
 from llm.train.checkpoints.save import committed_folders
@@ -61,8 +58,10 @@ def prepare(recipe: Recipe) -> Prepared:
     settings = settings.model_copy(update={"start_from": str(places.absolute(base.given))})
     check_length(base.model, settings)
     check_task(base.model, settings)
-    examples = examples_folder(settings, folder.path, base.tokenizer.fingerprint)
-    record = prepare_examples(settings, base.tokenizer, base.model, examples, base.text_start)
+    made_of = (settings, base.tokenizer, base.model)
+    root = places.absolute(settings.examples) if settings.examples else folder.path.parent / "examples"
+    examples = root / examples_key(*made_of, base.text_start)[:16]  # runs that differ elsewhere share it
+    record = prepare_examples(*made_of, examples, base.text_start)
     settings = with_steps(settings, record["parts"]["train"]["rows"])
     _check_metric(settings, record)
     head = head_of(record, settings.task)
@@ -134,16 +133,6 @@ def _base(recipe: Recipe, settings: FinetuneSettings, folder: RunFolder, options
         check_writes(start, path)
     check_start(start, path, model, tokenizer.fingerprint)
     return Base(model, start.vocab_size, tokenizer, path, start.record, start.clean, start.text_start)
-
-
-def examples_folder(settings: FinetuneSettings, out: Place, tokenizer: str) -> Place:
-    """Where the examples are kept as rows: by what they are made with, so that runs that differ in other
-    settings share them."""
-    root = places.absolute(settings.examples) if settings.examples else out.parent / "examples"
-    made_by = values_of_kind(settings, "identity", "plan", "free")
-    parts = {name: value for name, value in made_by.items() if name.startswith(("data.", "task."))}
-    parts |= {"length": settings.length, "seed": settings.seed, "tokenizer": tokenizer}
-    return root / f"{h64(places.to_json(parts)):016x}"
 
 
 def _check_metric(settings: FinetuneSettings, record: dict[str, Any]) -> None:

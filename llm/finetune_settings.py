@@ -180,7 +180,7 @@ class FinetuneSettings(RunSettings):
             )
         if task.too_long == "window" and kind in ("instruction", "token_classification"):
             raise ValueError(f"task.too_long window is for texts that get one answer, task.kind is {kind}")
-        if task.stride >= self.length:
+        if task.too_long == "window" and task.stride >= self.length:
             raise ValueError(f"task.stride ({task.stride}) must be below length ({self.length})")
         if self.lora.rank and self.train_only != "all":
             raise ValueError("lora.rank trains adapters and the head: leave train_only at all")

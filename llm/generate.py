@@ -119,8 +119,8 @@ def _write(
 def start_of(loaded: Loaded, tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids that a text begins with: after the eos of the text before, as training rows do.
 
-    An imported model says itself with what. A row is never empty. Where instructions were learned the prompt is
-    a user's message, as its conversations were written.
+    An imported model says itself with what. A row is never empty. Where instructions were learned the prompt
+    is a user's message, written as they were.
     """
     task = loaded.settings.get("finetune", {}).get("task", {})
     if task.get("kind") == "instruction":

@@ -129,7 +129,7 @@ class HuggingFaceTokenizer(Tokenizer):
         """This one, with a template that puts these tokens before a text and its eos after each."""
         names = self._arguments[1]
         eos = names.get("eos") or names["sep"]
-        ids = {self._backend.id_to_token(token): token for token in start}
+        ids = {str(self._backend.id_to_token(token)): token for token in start}
         single = [*ids, "$A", eos]
         return self._with_template(single, [*single, "$B", eos], ids | {eos: self.eos_id}, {})
 

@@ -139,8 +139,8 @@ def export_model(
 def _as_trained(source: Source) -> Source:
     """A GPT that was trained here begins a text with an eos and writes no other special: its files say so.
 
-    One that goes out as it was imported is left as it is. One that was fine-tuned may have seen texts begin as
-    an imported tokenizer begins them, and under a head end with an eos.
+    One that goes out as it was imported is left as it is. One that was fine-tuned may have seen texts begin
+    as an imported tokenizer begins them, and under a head end with an eos.
     """
     if source.came_as is not None or source.settings.kind != "gpt":
         return source

@@ -74,8 +74,8 @@ class Chat:
             if not asked.startswith(done) or not told.startswith(asked):
                 raise BadExample(
                     "template_rewrites", "finetune.task.chat_template writes what stands before an "
-                    f"answer otherwise once the answer (message {number + 1}) is there, and generation would see "
-                    "other text than training: leave out what depends on later messages"
+                    f"answer otherwise once the answer (message {number + 1}) is there, and generation would "
+                    "see other text than training: leave out what depends on later messages"
                 )  # fmt: skip
             found += [Piece(part, False) for part in self._parts(asked[len(done) :], mark)]
             answer = self._parts(told[len(asked) :], mark)

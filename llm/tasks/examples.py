@@ -49,6 +49,17 @@ RECORD = "examples.json"
 VERSION = 1  # of the rules of this package: another one makes other rows
 
 
+def examples_key(
+    settings: FinetuneSettings,
+    tokenizer: Tokenizer,
+    model: ModelSettings,
+    text_start: Sequence[int] | None = None,
+) -> str:
+    """A digest of all that examples are made of; what names their folder, so that it never means others."""
+    layout = make_layout(settings.task.kind, model.kind, tokenizer, settings.length, text_start)
+    return _key(settings, tokenizer, layout, find_parts(settings.data))
+
+
 def prepare_examples(
     settings: FinetuneSettings,
     tokenizer: Tokenizer,

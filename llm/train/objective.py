@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from llm.model import Model
+from llm.model import BERT, Model
 from llm.model.inputs import Inputs
 
 What = Literal["losses", "measures", "logits", "outputs"]
@@ -48,5 +48,6 @@ class Objective(nn.Module):
                     case "measures":
                         return self.model.measures(inputs)
                     case "outputs":
+                        assert not isinstance(self.model, BERT), "it has heads of pretraining alone"
                         return self.model.outputs(inputs)
                 return self.model(inputs.ids)

@@ -201,8 +201,8 @@ def _tell(
     table = group.sum(table)
     engine = settings.engine + (f" at stage {settings.zero_stage}" if settings.engine == "deepspeed" else "")
     advice = (
-        f"Training is refused. Choose another {settings.section}.zero_stage, engine plain, or another release "
-        f"of what the engine is made of; {settings.section}.selfcheck false trains nevertheless"
+        f"Training is refused. Choose another {settings.section}.zero_stage, engine plain, or another "
+        f"release of what the engine is made of; {settings.section}.selfcheck false trains nevertheless"
     )
     for rank in range(group.world):
         tensor, place, theirs, ours, _ = table[5 * rank : 5 * rank + 5]

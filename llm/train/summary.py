@@ -69,7 +69,7 @@ def _best(
     """Of a fine-tuning: the numbers of its best checkpoint, and whether it ended early."""
     kept = best_of(folder.checkpoints, {})
     step = state.step if kept is None else kept["step"]
-    row = next((row for row in reversed(rows) if row["step"] == step), {})
+    row: dict[str, Any] = next((row for row in reversed(rows) if row["step"] == step), {})
     return {
         "stopped_early": state.step < settings.steps,
         "best_by": settings.best_by,

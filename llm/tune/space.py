@@ -129,7 +129,8 @@ def _unknown(name: str, known: Mapping[str, Any], of: str) -> str:
     section, _, field = name.partition(".")
     if section == of and (field in OWN or field.startswith(("wandb.", "data."))):
         return f"{name}: the same for all trials, or each trial's own"
-    near = difflib.get_close_matches(name, known, 1, 0.5)
+    alike = [full for full in known if full.split(".")[-1] == name.split(".")[-1]]  # only its place is wrong
+    near = difflib.get_close_matches(name, alike, 1, 0.0) or difflib.get_close_matches(name, known, 1, 0.5)
     near = near or difflib.get_close_matches(f"{of}.{name}", known, 1, 0.5)
     return f"{name}: no setting of sections model and {of}" + (f"; did you mean '{near[0]}'?" if near else "")
 

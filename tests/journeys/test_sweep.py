@@ -18,9 +18,9 @@ import yaml
 import llm
 from data_jobs import open_corpus
 from llm.tune.ledger import read_trials
-from tests.llm.train.test_start import write_model
 from tests.journeys.home import RECIPE, Home
 from tests.journeys.wandb_file import records
+from tests.llm.train.test_start import write_model
 
 pytestmark = pytest.mark.ray
 LR = "pretrain.optimizer.lr"
@@ -180,7 +180,7 @@ def undisturbed(sweeps: Sweeps) -> dict[str, Any]:
 def test_a_sweep_that_is_ended_goes_on(
     sweeps: Sweeps, undisturbed: dict[str, Any], sign: signal.Signals
 ) -> None:
-    """In the middle of the second trial; then the same command: no trial lost or doubled, the same results."""
+    """In the middle of the second trial; then the same command: none lost or doubled, the same results."""
     name = f"ended-{sign.name}"
     folder = sweeps.path / name
     process = sweeps.start("llm.sweep", *sweeps.args(name, IN_TURN, *QUICK))
@@ -192,7 +192,9 @@ def test_a_sweep_that_is_ended_goes_on(
     if sign != signal.SIGKILL:
         assert "the same command continues" in out
         trial = folder / "trials/t00001"
-        assert llm.load(trial).step == llm.read_metrics(trial)[-1]["step"], f"stopped without a checkpoint:\n{out}"
+        assert llm.load(trial).step == llm.read_metrics(trial)[-1]["step"], (
+            f"stopped without a checkpoint:\n{out}"
+        )
     assert not (folder / "summary.json").exists()
     told = sweeps.sweep(name, IN_TURN, *QUICK)
     assert "1 of them done" in told

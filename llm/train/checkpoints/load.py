@@ -249,8 +249,8 @@ def check_tensors(reader: CheckpointReader, engine: Engine) -> None:
 def newest_good(
     folder: Place, take: Callable[[CheckpointReader], T], first: str | None = None
 ) -> tuple[CheckpointReader, T] | None:
-    """The newest checkpoint from which `take` takes what it needs, for use without training; before it the one
-    of the name `first`, if it is there.
+    """The newest checkpoint from which `take` takes what it needs, for use without training; before it the
+    one of the name `first`, if it is there.
 
     None where there is none at all, RunError where none is good. A damaged one is passed over with a warning;
     PlaceError where the storage is away.

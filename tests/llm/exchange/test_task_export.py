@@ -41,6 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {"preset": "gpt2-124m", **SIZES},
     "llama": {"activation": "swiglu", "kv_heads": 2, "tied": False, "init": "normal", **SIZES},
 }
+RATE = 5e-3
 LABELS = ["no", "perhaps", "yes"]
 
 
@@ -309,8 +310,8 @@ def test_twenty_steps_as_transformers_makes_them(tokenizer: Tokenizer, save: Sav
     with torch.no_grad():
         theirs.classifier.weight.copy_(ours.head.weight)  # type: ignore[union-attr]
         theirs.classifier.bias.copy_(ours.head.bias)  # type: ignore[union-attr]
-    engine = PlainEngine(Objective(ours, "fp32"), OptimizerSettings(lr=1e-3, beta2=0.999, clip=1.0), 1)
-    optimizer = torch.optim.AdamW(weights_by_group(theirs.named_parameters()), lr=1e-3, betas=(0.9, 0.999))
+    engine = PlainEngine(Objective(ours, "fp32"), OptimizerSettings(lr=RATE, beta2=0.999, clip=1.0), 1)
+    optimizer = torch.optim.AdamW(weights_by_group(theirs.named_parameters()), lr=RATE, betas=(0.9, 0.999))
     losses: list[tuple[float, float]] = []
     for step in range(20):
         rows, labels = batch_of(tokenizer, step)
@@ -324,7 +325,7 @@ def test_twenty_steps_as_transformers_makes_them(tokenizer: Tokenizer, save: Sav
         inputs = rows._replace(targets=labels[:, None], weights=torch.ones(len(labels), 1))
         sums = engine.accumulate(inputs, torch.tensor([1 / len(labels)]), last=True)
         engine.norm()
-        engine.step(1e-3)
+        engine.step(RATE)
         losses.append((sums.item() / len(labels), found.loss.item()))
     for step, (our, their) in enumerate(losses):
         assert our == pytest.approx(their, abs=1e-4), step
@@ -332,11 +333,11 @@ def test_twenty_steps_as_transformers_makes_them(tokenizer: Tokenizer, save: Sav
 
 
 def batch_of(tokenizer: Tokenizer, step: int) -> tuple[Any, Tensor]:
-    """Pairs of random words; the class is told by the first one."""
+    """Pairs of random words; each class has words of its own."""
     generator = torch.Generator().manual_seed(step)
     labels = torch.randint(0, 3, (8,), generator=generator)
-    words = torch.randint(20, tokenizer.vocab_size, (8, 12), generator=generator)
-    ids = torch.cat([torch.full((8, 1), tokenizer.cls_id), 10 + labels[:, None], words], 1)
+    words = torch.randint(20, 50, (8, 13), generator=generator) + 50 * labels[:, None]
+    ids = torch.cat([torch.full((8, 1), tokenizer.cls_id), words], 1)
     lengths = torch.randint(5, 15, (8, 1), generator=generator)
     there = torch.arange(14) < lengths
     segments = ((torch.arange(14) >= lengths // 2) & there).long()

@@ -244,8 +244,10 @@ def transformers_model(name: str, kind: str, outputs: int) -> tuple[Any, TaskMod
     from llm.exchange.architectures import Architecture, architecture_of
     from llm.exchange.task_heads import Task, TaskArchitecture
     from tests.llm.exchange.conftest import random_model
+    from tests.llm.exchange.test_models import LLAMA3
 
-    theirs = random_model(name, VOCAB, num_labels=outputs, pad_token_id=0)
+    changes: dict[str, Any] = {"hidden_act": "silu", "rope_parameters": LLAMA3} if "Apertus" in name else {}
+    theirs = random_model(name, VOCAB, num_labels=outputs, pad_token_id=0, **changes)
     base = {"Bert": "BertForPreTraining", "GPT2": "GPT2LMHeadModel"}
     found = Architecture(base.get(name.split("For")[0], f"{name.split('For')[0]}ForCausalLM"))
     config = theirs.config.to_dict() | {"architectures": [found.name]}

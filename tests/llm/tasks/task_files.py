@@ -61,7 +61,7 @@ def settings_of(
     """Settings of a task over a file; without parts for validation and test where nothing is said of them."""
     return FinetuneSettings.model_validate(
         {
-            "data": {"train": str(train), "val_fraction": 0.0, **data},
+            "data": {"train": str(train), "val_fraction": 0.0, "test_fraction": 0.0, **data},
             "task": {"kind": kind, "stride": 4, **(task or {})},
             "length": length,
         }

@@ -1,4 +1,4 @@
-"""Chat templates: answers alone weigh, begin and end where generation has them, and specials stay in their place."""
+"""Chat templates: answers alone weigh, begin and end where generation has them; specials keep their place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from cluster.errors import UserError
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -21,7 +21,8 @@ from tests.llm.tasks.task_files import ours
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
-    "+ '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\\n{% endif %}"
+    "+ '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 TURNS = [
     Message("system", "be kind"),
@@ -57,6 +58,7 @@ def chatml(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
     folder: Path = tmp_path_factory.mktemp("chatml")
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
@@ -78,7 +80,8 @@ def test_the_default_template() -> None:
     assert [mine.decode(run) for run in answers_of(ids, flags)] == [" far away", " calm today"]
     assert all(run[-1] == mine.eos_id for run in answers_of(ids, flags))
     assert mine.decode(ids) == (
-        "System: be kind\nUser: where is the ship?\nAssistant: far away\nUser: and the sea?\nAssistant: calm today"
+        "System: be kind\nUser: where is the ship?\nAssistant: far away\n"
+        "User: and the sea?\nAssistant: calm today"
     )
     assert flags[-1] and ids[-1] == mine.eos_id
 
@@ -106,7 +109,7 @@ def test_the_ids_are_those_of_transformers(chatml: tuple[Tokenizer, Any]) -> Non
 @pytest.mark.parametrize("template", [None, CHATML])
 @given(
     st.lists(
-        st.text(st.one_of(st.sampled_from(" ab\n<|im_end|></s>é海"), st.characters(codec="utf-8")), min_size=1)
+        st.text(st.one_of(st.sampled_from(" a\n<|im_end|></s>é海"), st.characters(codec="utf-8")), min_size=1)
         .filter(str.strip),
         min_size=2,
         max_size=6,

@@ -1,4 +1,4 @@
-"""Examples on disk: parts, record, reuse, order, and micro-batches that are the same for any number of workers."""
+"""Examples on disk: parts, record, reuse, order, micro-batches that no number of workers changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from llm.tasks.examples import open_examples, prepare_examples
 from tests.llm.tasks.task_files import make_set, ours, records_of, settings_of, shape, write_lines
 
 KINDS = (
-    "classification", "multi_label", "regression", "token_classification", "question_answering", "instruction",
+    "classification", "multi_label", "regression", "token_classification", "question_answering",
+    "instruction",
 )  # fmt: skip
 CASES = [
     (kind, model) for kind in KINDS for model in ("gpt", "bert") if (kind, model) != ("instruction", "bert")
@@ -123,7 +124,7 @@ def test_packed_rows_see_themselves_alone(tmp_path: Path) -> None:
     packed, _ = part.make(all_rows(part), all_rows(part), part.rows)
     assert packed.documents is not None
     members = [part.members_of(row) for row in range(part.rows)]
-    assert sorted(sum(members, [])) == list(range(40))
+    assert sorted(example for some in members for example in some) == list(range(40))
     for row, some in enumerate(members):
         for document, example in enumerate(some):
             here = packed.documents[row] == document
@@ -367,7 +368,7 @@ def test_a_class_that_train_lacks(tmp_path: Path) -> None:
         (GOOD, "with who kept together none falls to val", {"val_fraction": 0.2, "group": "who"}),
         (GOOD, "the model is a bert: it writes no answers", {"kind": "instruction", "model": "bert"}),
         (GOOD, "finetune.length is 65, and the model sees 64", {"length": 65}),
-        ([{"text": "sea " * 90, "label": "a"}, *GOOD], "room for 30: raise finetune.length", {"task": {"too_long": "fail"}}),
+        ([*GOOD, {"text": "s " * 90, "label": "a"}], "room for 30: raise", {"task": {"too_long": "fail"}}),
         (GOOD, "no such file", {"test": "/nowhere/test.jsonl"}),
     ],
 )  # fmt: skip

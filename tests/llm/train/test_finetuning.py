@@ -45,7 +45,7 @@ COMMON = {
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny GPT with fresh weights."""
     folder = tmp_path_factory.mktemp("base")
-    tokenizer = open_corpus(make_corpus(folder / "corpus")).tokenizer
+    tokenizer = open_corpus(make_corpus(folder)).tokenizer
     return write_model(folder / "model", tokenizer, seed=3)
 
 
@@ -66,8 +66,9 @@ def finetune(
     folder: Path, start: Path, data: Path, options: dict[str, Any] | None = None, **changes: Any
 ) -> Any:
     """The summary of a run in this folder."""
+    files = changes.pop("examples_of", {"train": str(data)})
     settings = {
-        **COMMON, "start_from": str(start), "out": str(folder / "run"), "data": {"train": str(data)}, **changes,
+        **COMMON, "start_from": str(start), "out": str(folder / "run"), "data": files, **changes,
     }  # fmt: skip
     recipe = folder / "recipe.yaml"
     folder.mkdir(exist_ok=True)
@@ -155,8 +156,8 @@ def test_from_scratch_begins_elsewhere(tmp_path: Path, start: Path, data: Path) 
         ({"length": 64}, "finetune.length is 64"),
         ({"task": {"kind": "instruction"}, "train_only": "head"}, "no head of its own"),
         ({"start_from": "nowhere"}, "nowhere"),
-        ({"data": {"train": "nothing.jsonl"}}, "nothing.jsonl"),
-        ({"data": {}}, "finetune.data.train"),
+        ({"examples_of": {"train": "nothing.jsonl"}}, "nothing.jsonl"),
+        ({"examples_of": {}}, "finetune.data.train"),
     ],
 )
 def test_what_is_refused_before_a_worker_starts(

@@ -51,8 +51,8 @@ def play(by: Judge, name: str, until: int = 40, after: int = 0) -> list[Any]:
 
 
 def test_trials_are_given_out_in_order_and_kept(tmp_path: Path) -> None:
-    by, said = judge(tmp_path / "ledger.jsonl", said := []), said
-    names = []
+    said: list[str] = []
+    by, names = judge(tmp_path / "ledger.jsonl", said), []
     while trial := by.next_trial():
         names.append(trial.name)
     assert names == [f"t{n:05d}" for n in range(9)]
@@ -93,9 +93,7 @@ def test_a_restart_at_any_moment_decides_the_same(tmp_path: Path, scheduler: str
                     return whole(path, None)
             if not over:
                 by.ends(trial.name, "finished")
-        return {
-            name: (t.status, t.last_step, t.settings, t.results) for name, t in by.ledger.trials.items()
-        }
+        return {name: (t.status, t.last_step, t.settings, t.results) for name, t in by.ledger.trials.items()}
 
     undisturbed = whole(tmp_path / "whole.jsonl", None)
     statuses = [status for status, *_ in undisturbed.values()]
@@ -123,7 +121,9 @@ def test_rules_are_rays_own(tmp_path: Path) -> None:
 
     sweep = SweepSettings.model_validate({"of": "pretrain", "space": SPACE, "scheduler": "asha"})
     ours = RayRule(sweep, "max", 10)
-    theirs = AsyncHyperBandScheduler("step", "value", "max", max_t=10_000, grace_period=10, reduction_factor=3)
+    theirs = AsyncHyperBandScheduler(
+        "step", "value", "max", max_t=10_000, grace_period=10, reduction_factor=3
+    )
     chance, stops = random.Random(1), 0
     trials = [Named(f"t{n}") for n in range(30)]
     for number, trial in enumerate(trials):
@@ -218,14 +218,16 @@ def test_nothing_stops_without_a_scheduler(tmp_path: Path) -> None:
 
 def test_seconds_are_those_of_all_starts(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    events = [
-        {"event": "trial", "trial": "t00000", "step": 0, "time": 100.0, "settings": {}},
-        {"event": "begin", "trial": "t00000", "step": 0, "time": 101.0},
-        {"event": "result", "trial": "t00000", "step": 0, "time": 106.0, "logged": 105.0, "numbers": {"val_loss": 1.0}, "last": False},
-        {"event": "result", "trial": "t00000", "step": 10, "time": 110.0, "logged": 110.0, "numbers": {"val_loss": 1.0}, "last": False},
-        {"event": "begin", "trial": "t00000", "step": 0, "time": 500.0},
-        {"event": "end", "trial": "t00000", "step": 10, "time": 503.0, "status": "finished"},
-    ]  # fmt: skip
+    result = {"numbers": {"val_loss": 1.0}, "last": False}
+    events: list[dict[str, Any]] = [
+        {"event": "trial", "time": 100.0, "settings": {}},
+        {"event": "begin", "time": 101.0},
+        {"event": "result", "time": 106.0, "logged": 105.0, **result},
+        {"event": "result", "step": 10, "time": 110.0, "logged": 110.0, **result},
+        {"event": "begin", "time": 500.0},
+        {"event": "end", "step": 10, "time": 503.0, "status": "finished"},
+    ]
+    events = [{"trial": "t00000", "step": 0, **event} for event in events]
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
     trial = read_trials(path)["t00000"]
     assert (trial.seconds, trial.start_seconds) == (9.0 + 3.0, 4.0)

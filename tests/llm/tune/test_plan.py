@@ -60,7 +60,7 @@ def test_refused(tmp_path: Path, sweep: dict[str, Any], sections: dict[str, Any]
 def test_each_trial_of_a_grid_is_checked(tmp_path: Path) -> None:
     """Neither the values alone nor the two corners are wrong: one combination is."""
     space = {"pretrain.steps": [40, 20], "pretrain.schedule.warmup_steps": [25, 5]}
-    with pytest.raises(UserError, match=r"trial 2 would have pretrain.steps 20.*warmup_steps 25"):
+    with pytest.raises(UserError, match=r"trial 1 would have.*warmup_steps 25, pretrain.steps 20"):
         plan(tmp_path, {"space": space, "search": "grid"})
 
 
@@ -99,8 +99,10 @@ def test_a_population_trains_side_by_side(tmp_path: Path) -> None:
     assert made.check_concurrent(6) == 4
     with pytest.raises(UserError, match="lower sweep.trials to 2"):
         made.check_concurrent(2)
-    assert made.perturb_every(PretrainSettings.model_validate(PRETRAIN)) == 10 == made.grace(
-        PretrainSettings.model_validate(PRETRAIN)
+    assert (
+        made.perturb_every(PretrainSettings.model_validate(PRETRAIN))
+        == 10
+        == made.grace(PretrainSettings.model_validate(PRETRAIN))
     )
 
 

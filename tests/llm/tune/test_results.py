@@ -56,7 +56,9 @@ def test_the_best_is_the_best_of_the_table() -> None:
     summary = summary_of(rows, "val_loss", "min", "sweep-1", 60.0)
     assert (summary["trials"], summary["stopped_early"], summary["completed"]) == (6, 1, 3)
     assert summary["diverged"] == 1
-    assert summary["best"]["settings"] == best.trial.settings and summary["best"]["metrics"] == {"val_loss": 1.5}
+    assert summary["best"]["settings"] == best.trial.settings and summary["best"]["metrics"] == {
+        "val_loss": 1.5
+    }
     places.to_json(summary)
 
 
@@ -87,7 +89,9 @@ def test_best_is_a_run_folder_with_one_checkpoint(corpus: str, tmp_path: Path, o
     for _ in range(2):  # a second time replaces it
         write_best(folder, row)
         loaded = llm.load(folder.best)
-        assert loaded.step == 10 and [c.name for c in (folder.best / "checkpoints").iterdir()] == [row.checkpoint]
+        assert loaded.step == 10 and [c.name for c in (folder.best / "checkpoints").iterdir()] == [
+            row.checkpoint
+        ]
     assert json.loads((folder.best / "summary.json").read_bytes())["best_checkpoint"]["step"] == 10
     assert (folder.best / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 

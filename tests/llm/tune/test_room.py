@@ -17,7 +17,9 @@ BOX = [{"CPU": 16.0, "GPU": 4.0}] * 2
 
 def needs(nodes: Any, sweep: dict[str, Any] | None = None, **run: Any) -> Need:
     return need_of(
-        PretrainSettings.model_validate({"batch": 64, **run}), SweepSettings.model_validate(sweep or {}), nodes
+        PretrainSettings.model_validate({"batch": 64, **run}),
+        SweepSettings.model_validate(sweep or {}),
+        nodes,
     )
 
 

@@ -21,7 +21,13 @@ def test_metric_and_mode_have_defaults() -> None:
     assert metric_of(sweep(metric="accuracy"), finetune) == "val_accuracy"
     assert metric_of(sweep(), PretrainSettings()) == "val_loss"
     assert metric_of(sweep(metric="bits_per_byte"), PretrainSettings()) == "bits_per_byte"
-    names = {"val_loss": "min", "bits_per_byte": "min", "val_mse": "min", "val_f1": "max", "val_accuracy": "max"}
+    names = {
+        "val_loss": "min",
+        "bits_per_byte": "min",
+        "val_mse": "min",
+        "val_f1": "max",
+        "val_accuracy": "max",
+    }
     assert {name: mode_of(sweep(), name) for name in names} == names
     assert mode_of(sweep(mode="max"), "val_loss") == "max"
 

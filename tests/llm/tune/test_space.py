@@ -125,7 +125,9 @@ def test_what_can_be_swept_are_settings_of_the_run() -> None:
     known = sweepable("pretrain")
     assert {"model.layers", LR, "pretrain.batch", "pretrain.seed"} <= set(known)
     assert not {"pretrain.out", "pretrain.workers", "pretrain.wandb.group", "sweep.trials"} & set(known)
-    assert "finetune.lora.rank" in sweepable("finetune") and "finetune.data.train" not in sweepable("finetune")
+    assert "finetune.lora.rank" in sweepable("finetune") and "finetune.data.train" not in sweepable(
+        "finetune"
+    )
 
 
 def test_settings_go_into_a_copy_of_the_recipe() -> None:
@@ -160,7 +162,9 @@ def test_draws_are_functions_of_seed_and_number() -> None:
     assert stats.chisquare(counts).pvalue > 1e-3, counts
 
 
-@given(st.floats(0, 1, exclude_max=True), st.integers(1, 50), st.integers(1, 50), st.booleans(), st.booleans())
+@given(
+    st.floats(0, 1, exclude_max=True), st.integers(1, 50), st.integers(1, 50), st.booleans(), st.booleans()
+)
 def test_a_range_stays_within_its_ends(share: float, low: int, more: int, log: bool, whole: bool) -> None:
     domain = Range(low, low + more, log, whole)
     value = domain.at(share)
@@ -175,7 +179,12 @@ def test_a_range_stays_within_its_ends(share: float, low: int, more: int, log: b
 
 def test_a_neighbour_in_a_list() -> None:
     domain = Values("list", (1, 2, 4))
-    assert [domain.near(2, 1.25), domain.near(2, 0.8), domain.near(4, 1.25), domain.near(9, 0.8)] == [4, 1, 4, 1]
+    assert [domain.near(2, 1.25), domain.near(2, 0.8), domain.near(4, 1.25), domain.near(9, 0.8)] == [
+        4,
+        1,
+        4,
+        1,
+    ]
 
 
 def test_shares_are_even() -> None:

@@ -45,7 +45,9 @@ def test_the_same_sweep_goes_on_and_may_grow(tmp_path: Path) -> None:
         ({"trials": 3}, ["sweep.trials", "4 there, 3 now"]),
     ],
 )
-def test_another_recipe_is_refused_by_field(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:
+def test_another_recipe_is_refused_by_field(
+    tmp_path: Path, changes: dict[str, Any], words: list[str]
+) -> None:
     begin(tmp_path)
     with pytest.raises(UserError) as caught:
         open_with(tmp_path, **changes)
