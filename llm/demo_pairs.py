@@ -166,7 +166,7 @@ def _function(
     text = " ".join(inspect.cleandoc(documented).split("\n\n")[0].split())
     if len(text.split()) < LEAST_WORDS:
         return f"with a docstring under {LEAST_WORDS} words"
-    code = lines[node.lineno - 1 : doc.lineno - 1] + lines[end : node.end_lineno]
+    code = [*lines[node.lineno - 1 : doc.lineno - 1], *lines[end : node.end_lineno]]
     code_text = textwrap.dedent("\n".join(line for line in code if line.strip()))
     if len(code_text) < LEAST_CODE:
         return f"with code under {LEAST_CODE} characters"
