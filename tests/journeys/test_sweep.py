@@ -16,7 +16,12 @@ import pytest
 import yaml
 
 import llm
+from cluster.recipe import load_recipe
 from data_jobs import open_corpus
+from data_jobs.pipeline import Build
+from data_jobs.reading.inputs import list_files
+from data_jobs.settings import CorpusSettings
+from data_jobs.work import run_here
 from llm.tune.ledger import read_trials
 from tests.journeys.home import RECIPE, Home
 from tests.journeys.wandb_file import records
@@ -38,7 +43,8 @@ class Sweeps(Home):
     def __init__(self, path: Path) -> None:
         super().__init__(path, RECIPE | {"pretrain": TRAINING, "cluster": {"num_cpus": 2}})
         self.patience = 280.0
-        self.call("data_jobs.prepare", str(self.recipe), "--corpus.out", str(self.corpus))
+        corpus = load_recipe(self.recipe).need(CorpusSettings)
+        Build(corpus, self.corpus, list_files(corpus.sources), run_here, lambda *_: None).run()
 
     def args(self, name: str, sweep: dict[str, Any], *more: str) -> list[str]:
         recipe = yaml.safe_load(self.recipe.read_text()) | {"sweep": {"of": "pretrain", **sweep}}
@@ -214,7 +220,7 @@ def test_killed_processes_of_a_trial_change_nothing(sweeps: Sweeps, undisturbed:
     driver = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "_TrialActor" in child.name() or any("TrialActor" in word for word in child.cmdline())
+        if any(word.startswith(("ray::_TrialActor", "ray::_Inner")) for word in child.cmdline())
     ]
     assert len(driver) == 1, [child.cmdline() for child in driver]
     os.kill(driver[0].pid, signal.SIGKILL)
