@@ -65,6 +65,7 @@ def _run(
     grace = plan.grace(first.settings)
     _say("starting Ray" if not cluster.address else f"connecting to Ray at {cluster.address}")
     from cluster.ray_runtime import check_output_place, ray_session
+    from llm.train.ray_workers import start_coordinator
     from llm.tune.ray_tune import run_trials, stop_rule
     from llm.tune.room import concurrent_trials
 
@@ -89,6 +90,7 @@ def _run(
                 stop_rule(plan.sweep, plan.mode, grace), plan.perturb_every(first.settings), _say,
             )  # fmt: skip
             work = work.with_cpus(int(need.bundle["CPU"]))
+            start_coordinator()
             run_trials(
                 judge, work, concurrent, scratch(folder, cluster.cache.arguments[0], record["sweep_id"]),
                 first.settings.max_failures, lease,
