@@ -32,7 +32,7 @@ from data_jobs.tokens.sentences import rule_of
 from data_jobs.tokens.spill_task import spill_run
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
 from data_jobs.tokens.tokenizer_making import make_tokenizer
-from data_jobs.work import Job, Receipt, Runner, Task, committed
+from data_jobs.work import Job, Receipt, Runner, Task, committed, failing_as
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, all) at a stage's start and after each of its jobs."""
@@ -54,6 +54,10 @@ class Build:
 
     def run(self) -> dict[str, Any]:
         """Make the corpus, or finish it; returns the manifest."""
+        with failing_as(str(self.out)):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         fixed = fixed_settings(self.settings)
         self._work = state.begin(self.out, fixed)
         splits = cut_splits(self.files, self.settings.sources, self.settings.split_bytes)

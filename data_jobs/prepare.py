@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from data_jobs.ray_splits import RayRunner
 from data_jobs.reading.inputs import InputFile, list_files
 from data_jobs.settings import CorpusSettings, fixed_settings, without_effect
 from data_jobs.shards.manifest import MANIFEST, SPLITS, read_manifest
-from data_jobs.work import run_here
+from data_jobs.work import Runner, run_here
 
 DESCRIPTION = (
     "Read the sources of a recipe, clean them, drop duplicates, train a tokenizer, and write the "
@@ -55,13 +56,16 @@ def _prepare(
     """Make what is missing of the corpus, in `out`, and send it to `place` if that is another."""
     quiet: bool = recipe.options.json
     files = list_files(settings.sources, recipe.where)
-    if recipe.options.fresh:
-        state.clear(place)
-        state.clear(out)
     fixed = fixed_settings(settings)
     # On the way to an object store only the scratch is looked at, once there is any: half of it may be sent.
     begun = out is not place and out.exists() and not (place / MANIFEST).exists()
-    found = state.look(out if begun else place, fixed, files, settings.sources)
+    found: state.State = "new"
+    if recipe.options.fresh:  # what is there goes when all else is known to be right
+        begun = False
+        state.check_clearable(place)
+        state.check_clearable(out)
+    else:
+        found = state.look(out if begun else place, fixed, files, settings.sources)
     if found == "finished" and not begun:
         manifest = read_manifest(place)
         state.clear_scratch(place)
@@ -101,16 +105,20 @@ def _build(
     files: Sequence[InputFile],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Make the corpus in `out`, for a place that may be another."""
-    with Progress(options.json) as progress:
-        if options.engine == "local":
-            return Build(settings, out.absolute(), files, run_here, progress).run()
-        started = time.monotonic()
-        progress("start Ray", 0, 1)
-        with RayRunner(cluster, str(place)) as runner:
+    """Make the corpus in `out`, for a place that may be another; with --fresh what is there goes before."""
+    runner: Runner = run_here
+    seconds = {}
+    with Progress(options.json) as progress, ExitStack() as session:
+        if options.engine == "ray":
+            started = time.monotonic()
+            progress("start Ray", 0, 1)
+            runner = session.enter_context(RayRunner(cluster, str(place)))
             progress("start Ray", 1, 1)
-            seconds = {"start Ray": round(time.monotonic() - started, 3)}
-            return Build(settings, out.absolute(), files, runner, progress, seconds).run()
+            seconds["start Ray"] = round(time.monotonic() - started, 3)
+        if options.fresh:
+            state.clear(place)
+            state.clear(out)
+        return Build(settings, out.absolute(), files, runner, progress, seconds).run()
 
 
 _LINES = 4

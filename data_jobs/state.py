@@ -49,11 +49,8 @@ def look(
         return "unfinished"
     if is_half_sent(out):  # and the scratch that it was sent from is gone
         return "new"
-    if out.exists() and (not out.is_dir() or any(item.name != FOLDER for item in out.iterdir())):
-        raise UserError(
-            f"{out}: not empty and not a corpus, so nothing is written there; "
-            "choose another place by --corpus.out"
-        )
+    if _names(out) - {FOLDER}:
+        raise _taken(out)
     return "new"
 
 
@@ -64,16 +61,22 @@ def begin(out: Path, fixed: dict[str, Any]) -> Path:
     return work
 
 
+def check_clearable(out: Place) -> None:
+    """UserError where `clear` would leave something, and nothing is to be written beside it."""
+    if _names(out) - (set(OURS) if _is_ours(out) else {FOLDER}):
+        raise _taken(out)
+
+
 def clear(out: Place) -> None:
     """`--fresh`: remove a corpus or what is there of one, the manifest first: no half of one stays."""
     if isinstance(out, ObjectPath):
-        if (out / MANIFEST).exists() or (out / INDEX).exists():
+        if _is_ours(out):
             (out / MANIFEST).unlink(missing_ok=True)
             for name in sorted(OURS, key=lambda name: name == INDEX):  # by which the rest is known, last
                 (out / name).unlink(missing_ok=True)
                 delete_tree(out / name)
         return
-    if not (out / MANIFEST).exists() and not (out / FOLDER).exists():
+    if not _is_ours(out):
         return
     (out / MANIFEST).unlink(missing_ok=True)
     sync_folder(out)
@@ -83,6 +86,26 @@ def clear(out: Place) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _is_ours(out: Place) -> bool:
+    """Whether there is a corpus, or part of one."""
+    second = INDEX if isinstance(out, ObjectPath) else FOLDER
+    return (out / MANIFEST).exists() or (out / second).exists()
+
+
+def _names(out: Place) -> set[str]:
+    """What is there; of a file its own name."""
+    if not out.exists():
+        return set()
+    return {item.name for item in out.iterdir()} if out.is_dir() else {out.name}
+
+
+def _taken(out: Place) -> UserError:
+    return UserError(
+        f"{out}: not empty and not a corpus, so nothing is written there; "
+        "choose another place by --corpus.out"
+    )
 
 
 def is_half_sent(out: Place) -> bool:

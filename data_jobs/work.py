@@ -40,16 +40,25 @@ def run_here(task: Task, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
 def run_and_commit(task: Task, job: Job) -> dict[str, Any]:
     """Run a task, write its receipt, and give the receipt back; with what it cost: {seconds, cpu_seconds}."""
     started, busy = time.monotonic(), time.process_time()
-    try:
+    with failing_as(f"stage {job['stage']}"):
         receipt = task(job)
-    except OSError as error:  # a full disk, a lost mount: the message names the file
-        raise RunError(f"stage {job['stage']}: {error}; the same command continues") from error
-    cost = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - busy}
-    receipt = {**receipt, "cost": {name: round(spent, 4) for name, spent in cost.items()}}
-    fault_point(f"prepare.before_{job['stage']}", job=job["job"])
-    write_json(job["receipt"], receipt)
-    fault_point(f"prepare.after_{job['stage']}", job=job["job"])
+        cost = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - busy}
+        receipt = {**receipt, "cost": {name: round(spent, 4) for name, spent in cost.items()}}
+        fault_point(f"prepare.before_{job['stage']}", job=job["job"])
+        write_json(job["receipt"], receipt)
+        fault_point(f"prepare.after_{job['stage']}", job=job["job"])
     return receipt
+
+
+@contextlib.contextmanager
+def failing_as(what: str) -> Iterator[None]:
+    """An error of the machine in the block (a full disk, a lost mount) as a failure that says what failed."""
+    try:
+        yield
+    except RunError:  # a place's own, which says it already
+        raise
+    except OSError as error:
+        raise RunError(f"{what}: {error}; the same command continues") from error
 
 
 def committed(job: Job) -> dict[str, Any] | None:

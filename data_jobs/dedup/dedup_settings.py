@@ -39,7 +39,9 @@ class MinhashSettings(Settings):
         "best: by best_by",
     )
     best_by: str | None = identity(
-        None, "metadata field with a number for keep: best; the largest stays, a text without one comes last"
+        None,
+        "metadata field of a source with a number, for keep: best; the largest stays, a text without one "
+        "comes last",
     )
     alarm_fraction: float = free(
         0.5, "warn of a source that loses more than this share of its documents here", ge=0, le=1
@@ -83,8 +85,8 @@ class DecontaminateSettings(Settings):
 
     files: list[str] = free(
         [],
-        "evaluation sets: .jsonl (each text of each object) or plain text, also .gz, .zst; what shares "
-        "word n-grams with one is dropped",
+        "evaluation sets, here or in an object store: .jsonl (each text of each object) or plain text, also "
+        ".gz, .zst, .xz; what shares word n-grams with one is dropped",
     )
     ngram: int = identity(13, "words of an n-gram (Brown et al. 2020); shorter texts find nothing", ge=1)
     min_matches: int = identity(1, "distinct n-grams that a document must share to be dropped", ge=1)
