@@ -14,9 +14,9 @@ import pytest
 from data_jobs.content import Placement, content_hash
 from data_jobs.dedup.rewrite_task import without
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
-from tests.data_jobs.dedup_reference import plain_words, random_text
+from tests.data_jobs.dedup.dedup_reference import plain_words, random_text
 from tests.data_jobs.test_pipeline import documents
-from tests.data_jobs.test_text_kernels import plain_units
+from tests.data_jobs.dedup.test_text_kernels import plain_units
 
 SMALL: dict[str, Any] = {"shard_bytes": 8_000, "val_fraction": 0.1}
 
@@ -164,7 +164,7 @@ RUN = """
 import sys
 from pathlib import Path
 from tests.data_jobs.conftest import prepare, settings_for
-from tests.data_jobs.test_repeats import BOTH, repeats
+from tests.data_jobs.dedup.test_repeats import BOTH, repeats
 prepare(settings_for(sys.argv[1], **repeats(**BOTH, ranges=2), split_bytes=10_000), Path(sys.argv[2]))
 """
 FAULTS = [
@@ -176,7 +176,7 @@ FAULTS = [
 @pytest.mark.parametrize("fault", FAULTS)
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path: Path, fault: str) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", TEXTS)
-    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2]), "MANTA_FAULT": fault}
+    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[3]), "MANTA_FAULT": fault}
     killed = subprocess.run(
         [sys.executable, "-c", RUN, str(path), str(tmp_path / "out")], env=env, check=False
     )

@@ -21,7 +21,7 @@ from data_jobs.dedup.minhash import (
 )
 from data_jobs.dedup.text_kernels import sign_texts
 from data_jobs.runs import text_buffers
-from tests.data_jobs.dedup_reference import clusters_of, jaccard, plain_shingles
+from tests.data_jobs.dedup.dedup_reference import clusters_of, jaccard, plain_shingles
 
 
 def signatures_of(texts: list[str], count: int = 112, ngram: int = 1) -> np.ndarray:

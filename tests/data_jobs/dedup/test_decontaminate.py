@@ -16,7 +16,7 @@ from cluster.errors import UserError
 from data_jobs.dedup.evaluation_task import texts_of
 from data_jobs.settings import fixed_settings
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
-from tests.data_jobs.dedup_reference import plain_words, random_text, with_edit
+from tests.data_jobs.dedup.dedup_reference import plain_words, random_text, with_edit
 from tests.data_jobs.test_pipeline import documents
 
 SMALL: dict[str, Any] = {"shard_bytes": 8_000, "val_fraction": 0.1}
@@ -135,7 +135,7 @@ def test_nothing_is_left(tmp_path: Path, questions: dict[str, Any]) -> None:
 RUN = """
 import json, sys
 from pathlib import Path
-from tests.data_jobs.test_decontaminate import run
+from tests.data_jobs.dedup.test_decontaminate import run
 run(Path(sys.argv[1]), json.loads(sys.argv[2]))
 """
 
@@ -150,7 +150,7 @@ run(Path(sys.argv[1]), json.loads(sys.argv[2]))
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(
     tmp_path: Path, questions: dict[str, Any], fault: str
 ) -> None:
-    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2]), "MANTA_FAULT": fault}
+    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[3]), "MANTA_FAULT": fault}
     words = [sys.executable, "-c", RUN, str(tmp_path), json.dumps(questions)]
     assert subprocess.run(words, env=env, check=False).returncode == -9
     run(tmp_path, questions)
