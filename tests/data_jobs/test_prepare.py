@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from cluster import ray_runtime
+from cluster.errors import UserError
 from data_jobs.prepare import main, warnings_of
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 
@@ -77,6 +79,37 @@ def test_local_engine_needs_no_ray(tmp_path: Path, texts: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["counts"]["documents"]["out"] == 300
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "plain")
+
+
+def test_fresh_removes_nothing_before_all_else_is_right(
+    tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(tmp_path, write_jsonl(tmp_path / "in.jsonl", texts))
+    words = [str(recipe), "--engine", "local", "--json", "--fresh", "--corpus.seed", "1"]
+    assert main(words[:4]) == 0
+    before = fingerprint(tmp_path / "out")
+    with pytest.raises(UserError, match=r"nowhere\.txt: cannot be read"):
+        main([*words, "--corpus.decontaminate.files", f"[{tmp_path}/nowhere.txt]"])
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and not a corpus"):
+        main(words)
+    assert fingerprint(tmp_path / "out") == before
+    (tmp_path / "out" / "notes.txt").unlink()
+    assert main(words) == 0
+    assert fingerprint(tmp_path / "out") != before
+
+
+def test_fresh_removes_nothing_where_ray_cannot_be_used(
+    ray_here: None, tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(tmp_path, write_jsonl(tmp_path / "in.jsonl", texts))
+    assert main([str(recipe), "--engine", "local", "--json"]) == 0
+    before = fingerprint(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_runtime, "is_many_nodes", lambda: True)
+    with pytest.raises(UserError, match="corpus.out: 'out' is relative"):
+        main([str(recipe), "--corpus.out", "out", "--fresh"])
+    assert fingerprint(tmp_path / "out") == before
 
 
 def test_no_sources_and_missing_file(tmp_path: Path) -> None:

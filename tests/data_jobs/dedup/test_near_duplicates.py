@@ -185,6 +185,19 @@ def test_best_stays(tmp_path: Path, scores: list[Any], best: int) -> None:
     assert documents(tmp_path / "out") == sorted([*texts[:30], cluster[best]])
 
 
+def test_best_by_names_a_field_that_a_source_passes_on() -> None:
+    changes = minhash(keep="best", best_by="scoer")
+    with pytest.raises(
+        ValueError, match=r"minhash\.best_by: no source passes on .*'scoer'.*: none\); na"
+    ):
+        settings_for("in.jsonl", **changes)
+    with pytest.raises(ValueError, match=r"\(passed on: score, url\); did you mean 'score'\?"):
+        settings_for("in.jsonl", **changes, source={"metadata": ["url", "score"]})
+    settings_for("in.jsonl", **changes, source={"metadata": ["scoer"]})
+    settings_for("in.jsonl", **{**changes, "dedup": "exact"})  # not used, and a warning says so
+    settings_for("in.wet", **minhash(keep="best", best_by="date"), source={"format": "wet"})
+
+
 def test_a_copy_with_a_better_number_counts(tmp_path: Path) -> None:
     draw = random.Random(3)
     base = random_text(draw, 300)

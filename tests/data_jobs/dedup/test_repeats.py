@@ -15,8 +15,8 @@ from data_jobs.content import Placement, content_hash
 from data_jobs.dedup.rewrite_task import without
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 from tests.data_jobs.dedup.dedup_reference import plain_words, random_text
-from tests.data_jobs.test_pipeline import documents
 from tests.data_jobs.dedup.test_text_kernels import plain_units
+from tests.data_jobs.test_pipeline import documents
 
 SMALL: dict[str, Any] = {"shard_bytes": 8_000, "val_fraction": 0.1}
 
