@@ -29,6 +29,8 @@ Runner = Callable[[Task, Sequence[Job]], Iterator[dict[str, Any]]]
 """Runs a task over jobs, anywhere, in any order, and yields what each returns."""
 
 FOLDER = ".work"
+WAIT_SECONDS, POLL_SECONDS = 60.0, 0.5
+"""For the receipt of a task that has ended: on NFS it may be hidden for seconds."""
 
 
 def run_here(task: Task, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
@@ -68,6 +70,27 @@ def committed(job: Job) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return receipt if all(os.path.exists(path) for path in receipt.get("files", ())) else None
+
+
+def wait_for_receipt(job: Job) -> Receipt:
+    """The receipt of a job whose task has ended. RunError where it does not come to sight."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (receipt := committed(job)) is None:  # which opens it, since listings and attributes are cached
+        if time.monotonic() >= deadline:
+            raise RunError(
+                f"stage {job['stage']}: a task has ended, and {job['receipt']} or a file that it names is "
+                f"not there after {WAIT_SECONDS:g} s: all machines must see this folder; the same command "
+                "continues"
+            )
+        time.sleep(POLL_SECONDS)
+    return receipt
+
+
+def unreadable(path: str | Path, error: Exception) -> Exception:
+    """What to raise where scratch cannot be read: that it is damaged, or the machine's error as it is."""
+    if isinstance(error, OSError) and error.errno is not None:  # too many open files, a lost mount
+        return error
+    return RunError(f"{path}: damaged scratch file ({error}); remove the folder .work and run again")
 
 
 @contextlib.contextmanager

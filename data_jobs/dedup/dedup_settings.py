@@ -30,7 +30,7 @@ class MinhashSettings(Settings):
     max_bucket: int = identity(
         512,
         "where more texts than this agree in a band, each is compared with so many before it alone, in an "
-        "order by content",
+        "order by content; pairs further apart are then not looked for in other bands either",
         ge=2,
     )
     keep: Literal["first", "longest", "best"] = identity(
@@ -64,10 +64,14 @@ class RepeatsSettings(Settings):
         False, "remove a line that stands in many documents of a source (menus, notices) from all of them"
     )
     min_documents: int = identity(10, "a line is removed that stands in at least so many documents", ge=2)
-    min_fraction: float = identity(0.001, "and in at least this share of the source's documents", ge=0, le=1)
+    min_fraction: float = identity(
+        0.001, "and in at least this share of the source's documents, copies counted", ge=0, le=1
+    )
     line_words: int = identity(2, "a line of fewer words is never removed", ge=1)
     paragraphs: bool = identity(
-        False, "of equal paragraphs of a source the first in the corpus' order stays, the others are removed"
+        False,
+        "of equal paragraphs of a source the first in the corpus' order stays, the others are removed, also "
+        "where a later stage drops the document that has the first",
     )
     paragraph_words: int = identity(8, "a paragraph of fewer words is never removed", ge=1)
     ranges: int | None = free(

@@ -49,6 +49,13 @@ def digest_of(files: list[str]) -> str:
     return sha256("\n".join(sorted(_digest(path) for path in files)).encode())
 
 
+def check_evaluations(files: list[str]) -> None:
+    """UserError where one cannot be read: before anything else is done, or hours would be lost."""
+    for path in files:
+        for _ in texts_of(absolute(path)):
+            pass
+
+
 def texts_of(path: str) -> Iterator[str]:
     """The texts of an evaluation file. UserError where something cannot be read."""
     piece, reading = Piece(path, name=Path(path).name), Reading()

@@ -45,7 +45,7 @@ def page_text(data: bytes, charset: str | None, extractor: str) -> str:
     Raises Unusable where it is too long or nested too deeply to be taken apart.
     """
     if len(data) > MAX_BYTES:
-        raise Unusable("too_long", f"the page has {len(data):,} bytes")
+        raise Unusable("too_long", f"the page has more than {MAX_BYTES:,} bytes")
     if (depth := depth_of(data)) > MAX_DEPTH:
         raise Unusable("too_nested", f"{depth:,} elements inside of each other")
     html = decode_page(data, charset)

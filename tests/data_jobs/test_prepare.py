@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster import ray_runtime
+from cluster import lease, ray_runtime
 from cluster.errors import UserError
 from data_jobs.prepare import main, warnings_of
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
@@ -112,6 +112,45 @@ def test_fresh_removes_nothing_where_ray_cannot_be_used(
     assert fingerprint(tmp_path / "out") == before
 
 
+def test_a_second_start_is_refused_and_one_that_finds_all_done_writes_nothing(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    recipe = recipe_for(tmp_path, write_jsonl(tmp_path / "in.jsonl", texts))
+    words = [str(recipe), "--engine", "local", "--json"]
+    with lease.hold(tmp_path / "out"), pytest.raises(UserError, match="is writing this folder"):
+        main(words)
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    (tmp_path / "out/.work").mkdir()  # its last moment was cut short
+    assert main(words) == 0 and not (tmp_path / "out/.work").exists()
+    for word in ("--fresh", "--corpus.seed"):
+        with (
+            lease.hold(tmp_path / "out"),
+            pytest.raises(UserError, match="is writing|a corpus is there already"),
+        ):
+            main([*words, word, *["1"] * (word != "--fresh")])
+
+
+def test_an_evaluation_file_that_cannot_be_read_is_told_before_anything_is_done(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    recipe = recipe_for(tmp_path, write_jsonl(tmp_path / "in.jsonl", texts))
+    (tmp_path / "quiz.jsonl").write_text('{"asked": "a"}\n{\n')
+    words = [str(recipe), "--engine", "local", "--json"]
+    asked = ["--corpus.decontaminate.files", f"[{tmp_path}/quiz.jsonl]"]
+    with pytest.raises(UserError, match=r"quiz\.jsonl:2: invalid_json.*corpus\.decontaminate\.files"):
+        main([*words, *asked])
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 0
+    before = fingerprint(tmp_path / "out")
+    with pytest.raises(UserError, match=r"quiz\.jsonl:2"):
+        main([*words, *asked, "--fresh"])
+    assert fingerprint(tmp_path / "out") == before
+
+
 def test_no_sources_and_missing_file(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, tmp_path / "nowhere.jsonl")
     said = command(recipe)
@@ -139,6 +178,13 @@ def test_no_sources_and_missing_file(tmp_path: Path) -> None:
             ["train", "val"],
             320,
             ["no effect: corpus.tokenizer.vocab_size: "],
+        ),
+        ({"dedup": "minhash"}, ["train", "val"], 500, []),
+        (
+            {"dedup": "minhash", "minhash": {"threshold": 0.6}},
+            ["train", "val"],
+            500,
+            ["corpus.minhash: of pairs at the threshold 0.6 only 21 % are found"],
         ),
         (
             {"minhash": {"threshold": 0.8}, "repeats": {"lines": False, "line_words": 3}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ def test_texts_of_a_crawl(tmp_path: Path) -> None:
         (warc_record("response", http(page("x"), "404 Not Found")), "http_status"),
         (warc_record("response", http(b"%PDF", kind="application/pdf")), "not_html"),
         (warc_record("response", b"1.2.3.4", Content_Type="text/dns"), "not_html"),
+        (
+            warc_record("response", http(b"%PDF", kind="application/pdf", more="Content-Encoding: x\r\n")),
+            "not_html",
+        ),
         (warc_record("revisit", http(b"")), "other_record"),
         (warc_record("response", b"no header of HTTP at all"), "!"),
         (b"garbage that is no record\r\nand more of it\r\n\r\n", "!invalid_warc"),
@@ -120,6 +125,66 @@ def test_chunked_and_compressed_pages(tmp_path: Path) -> None:
     ]
     records, *_ = read(write(tmp_path, b"".join(parts)), format="warc")
     assert len(records) == 2 and records[0].text == records[1].text and "harbour" in records[0].text
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Content-Encoding: gzip",
+        b"Content-Encoding: br",
+        b"Content-Encoding: utf-8",
+        b"Transfer-Encoding: chunked",
+    ],
+)
+@pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf", b"\r\n  "])
+def test_a_body_that_is_stored_decoded(tmp_path: Path, header: bytes, begin: bytes) -> None:
+    """Under the headers of what was sent, as in many crawls; and a name that is no encoding."""
+    record = warc_record("response", HEAD + header + b"\r\n\r\n" + begin + page(TEXTS[0]))
+    (record_read, other), rejects, _ = read(write(tmp_path, record + warc(TEXTS[1:])), format="warc")
+    assert "harbour" in record_read.text and "Another page" in other.text
+    assert {reject.reason for reject in rejects} == {"other_record"}
+
+
+def test_a_body_that_cannot_be_decoded_costs_itself(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(page("\n\n".join(make_texts(30)))))
+    packed[60:70] = b"\xff" * 10
+    bodies = {
+        b"Content-Encoding: gzip": bytes(packed),
+        b"Content-Encoding: br": b"\x81\xff\x00\xfe" * 30,
+        b"Transfer-Encoding: chunked": b"9999\r\n" + page("cut"),
+    }
+    records = [warc_record("response", HEAD + header + b"\r\n\r\n" + body) for header, body in bodies.items()]
+    data = b"".join(records) + warc(TEXTS[1:])
+    (document,), rejects, _ = read(write(tmp_path, data), format="warc")
+    assert "Another page" in document.text
+    bad = [reject for reject in rejects if reject.reason == "invalid_warc"]
+    assert len(bad) == 3 and all("not what its HTTP header says" in reject.detail for reject in bad)
+
+
+def test_a_body_that_stands_for_gigabytes_takes_no_memory(tmp_path: Path) -> None:
+    packed = gzip.compress(b"<p>" + b"x" * (400 << 20), 1)
+    data = warc_record("response", HEAD + b"Content-Encoding: gzip\r\n\r\n" + packed) + warc(TEXTS)
+    path = write(tmp_path, data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    records, rejects, _ = read(path, format="warc")
+    assert len(records) == 2 and [r.reason for r in rejects if r.reason != "other_record"] == ["too_long"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
+
+
+def test_a_long_page_in_many_chunks_is_whole(tmp_path: Path) -> None:
+    text = "\n\n".join(make_texts(2000))
+    packed = gzip.compress(page(text))
+    chunks = b"".join(
+        b"%x\r\n%s\r\n" % (len(part), part)
+        for part in (packed[at : at + 777] for at in range(0, len(packed), 777))
+    )
+    header = b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+    path = write(tmp_path, warc_record("response", HEAD + header + chunks + b"0\r\n\r\n"))
+    (record,), _, _ = read(path, format="warc")
+    assert "".join(record.text.split()) == "".join(text.split())
 
 
 def test_the_ledger_of_a_crawl(tmp_path: Path) -> None:
