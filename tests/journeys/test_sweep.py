@@ -38,7 +38,7 @@ class Sweeps(Home):
     def __init__(self, path: Path) -> None:
         super().__init__(path, RECIPE | {"pretrain": TRAINING, "cluster": {"num_cpus": 2}})
         self.patience = 280.0
-        self.call("data_jobs.prepare", str(self.recipe), "--corpus.out", str(self.corpus))
+        self.prepare()
 
     def args(self, name: str, sweep: dict[str, Any], *more: str) -> list[str]:
         recipe = yaml.safe_load(self.recipe.read_text()) | {"sweep": {"of": "pretrain", **sweep}}
