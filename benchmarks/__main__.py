@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 # the training that `train` has measured.
 BENCHMARKS = (
     "train", "loader", "models", "engine", "stack", "trainer", "learning", "memory", "tracking", "goodput",
-    "parity", "validation", "data",
+    "parity", "validation", "data", "finetune",
 )  # fmt: skip
 PICTURES = ROOT / "docs" / "images"
 DESCRIPTION = """Our numbers beside a peer's on this machine, which should be idle; hours on 2
@@ -31,7 +31,7 @@ validation losses beside transformers' GPT-2, with a picture. memory: the plan o
 real processes. tracking: training while W&B does not answer. goodput: what is left of the time under kills.
 parity: how far losses of every ZeRO stage, precision and optimizer are from torch alone. validation: what it
 costs the steps, on the trainer and on another worker. data: the data jobs beside datatrove, and as a corpus
-grows. GPUs have a command of their own: python -m
+grows. finetune: a sweep beside its trainings alone. GPUs have a command of their own: python -m
 benchmarks.gpu --help."""
 
 

@@ -14,16 +14,35 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 OnResume = Literal["identity", "plan", "free"]
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
+    """Base of all settings: frozen, and an unknown key is an error.
+
+    Where a field's default is settings with values of their own, a recipe that gives some of them leaves the
+    others as that default has them; another `kind` of thing begins at its own defaults.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        merged = dict(data)
+        for name, field in cls.model_fields.items():
+            given, default = data.get(name), field.default
+            if not isinstance(given, dict) or not isinstance(default, Settings):
+                continue
+            own = default.model_dump(exclude_unset=True)
+            if given.get("kind", getattr(default, "kind", None)) == getattr(default, "kind", None):
+                merged[name] = own | given
+        return merged
 
     @field_validator("*", mode="before")
     @classmethod
@@ -61,6 +80,20 @@ def kinds_of(field: FieldInfo) -> set[Any]:
     """The plain alternatives of a field's type: `{str, NoneType}` for `str | None`."""
     annotation = field.annotation
     return set(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else {annotation}
+
+
+def defaults_of(kind: type[Settings], default: Settings | None = None) -> Iterator[tuple[str, Any]]:
+    """Each plain field of a settings class, as `leaves` names it, with its default where it stands.
+
+    `default`: an instance that is itself a default. A field that must be given is left out.
+    """
+    for name, field in kind.model_fields.items():
+        value = field.default if default is None else getattr(default, name)
+        if (inner := nested(field)) is not None:
+            own = value if isinstance(value, Settings) else None
+            yield from ((f"{name}.{dotted}", leaf) for dotted, leaf in defaults_of(inner, own))
+        elif default is not None or not field.is_required():
+            yield name, value
 
 
 def leaves(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

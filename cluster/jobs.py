@@ -28,5 +28,5 @@ def has_ended(job: str, settings: ClusterSettings) -> bool:
         return False
     try:
         return bool(JobSubmissionClient(address).get_job_status(job).is_terminal())
-    except (RuntimeError, ConnectionError, ValueError):
+    except (RuntimeError, OSError, ValueError):  # what requests raises is an OSError
         return False

@@ -39,10 +39,13 @@ END_SECONDS = 3.0  # what Ray's processes may take to end after the session
 
 
 @contextmanager
-def ray_session(settings: ClusterSettings) -> Iterator[None]:
+def ray_session(
+    settings: ClusterSettings, shows: Callable[[str], bool] = lambda line: True
+) -> Iterator[None]:
     """Ray, initialised; ended when the block ends. Inside a running session it does nothing.
 
-    The cluster is `cluster.address`, else RAY_ADDRESS (set inside a `ray job`), else a new one here.
+    The cluster is `cluster.address`, else RAY_ADDRESS (set inside a `ray job`), else a new one here. `shows`:
+    which lines of the workers are printed.
     """
     global _own
     if ray.is_initialized():
@@ -73,7 +76,7 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
             )
     except (ConnectionError, ValueError) as error:  # nobody there; no address at all
         raise UserError(f"cluster.address {address!r}: no Ray cluster answers there: {error}") from None
-    _leave_out_no_errors()
+    _leave_out_no_errors(shows)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which just exits
     raylets = _raylets()
@@ -123,19 +126,23 @@ def is_own_ray() -> bool:
     return _own
 
 
-def _leave_out_no_errors() -> None:
+def _leave_out_no_errors(shows: Callable[[str], bool]) -> None:
     """Put a filter before the handler that prints the workers' lines here. In their files they stay."""
     found = [handle for name, handle in global_worker_stdstream_dispatcher.handlers if name == PRINTER]
     global_worker_stdstream_dispatcher.remove_handler(PRINTER)
     for handle in found:
-        global_worker_stdstream_dispatcher.add_handler(PRINTER, without_no_errors(handle))
+        global_worker_stdstream_dispatcher.add_handler(PRINTER, without_no_errors(handle, shows))
 
 
-def without_no_errors(handle: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """A handler of Ray's batches of lines that passes on all but NO_ERRORS."""
+def without_no_errors(
+    handle: Callable[[dict[str, Any]], None], shows: Callable[[str], bool] = lambda line: True
+) -> Callable[[dict[str, Any]], None]:
+    """A handler of Ray's batches of lines that passes on those that it `shows`, but for NO_ERRORS."""
 
     def filtered(batch: dict[str, Any]) -> None:
-        lines = [line for line in batch["lines"] if not any(words in line for words in NO_ERRORS)]
+        lines = [
+            line for line in batch["lines"] if shows(line) and not any(words in line for words in NO_ERRORS)
+        ]
         if lines or not batch["lines"]:
             handle({**batch, "lines": lines})
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from cluster.errors import UserError, did_you_mean
-from cluster.fields import Settings, kinds_of, leaves, nested
+from cluster.fields import Settings, defaults_of, kinds_of, leaves, nested
 
 ROOT = Path(__file__).resolve().parent.parent
 S = TypeVar("S", bound=Settings)
@@ -87,9 +87,10 @@ def read_command(
     add_options(parser)
     for section, kind in sections.items():
         group = parser.add_argument_group(f"section '{section}'")
+        defaults = dict(defaults_of(kind))
         for dotted, field in leaves(kind):
             text = (field.description or "").replace("%", "%%")
-            default = "" if field.is_required() else f" (default {field.default!r})".replace("%", "%%")
+            default = f" (default {defaults[dotted]!r})".replace("%", "%%") if dotted in defaults else ""
             group.add_argument(
                 f"--{section}.{dotted}", metavar="VALUE", help=text + default, default=argparse.SUPPRESS
             )

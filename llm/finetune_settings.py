@@ -20,16 +20,20 @@ LORA_TARGETS = ("q", "k", "v", "o", "up", "gate", "down")
 class DataSettings(Settings):
     """Examples of the task: files of JSON lines, CSV or Parquet, each record an example."""
 
-    train: str | None = identity(
+    train: str | None = free(
         None, "file or glob of the examples that are trained on; .jsonl (also .gz, .zst, .xz), .csv, .parquet"
     )
-    val: str | None = identity(None, "the same of validation (default: cut from train by val_fraction)")
-    test: str | None = identity(None, "the same of the test part (default: cut from train by test_fraction)")
+    val: str | None = free(None, "the same of validation (default: cut from train by val_fraction)")
+    test: str | None = free(None, "the same of the test part (default: cut from train by test_fraction)")
     val_fraction: float = identity(
         0.1, "share of train that becomes validation where no val is given; classes keep their shares",
         ge=0, lt=1,
     )  # fmt: skip
     test_fraction: float = identity(0.1, "share of train that becomes the test part", ge=0, lt=1)
+    split_seed: int = identity(
+        0, "seed of what is cut from train, apart from `seed`: runs of other seeds are measured on the same "
+        "examples", ge=0,
+    )  # fmt: skip
     group: str | None = identity(
         None,
         "field whose equal values stay in one part when train is cut, so that nothing leaks between them",
@@ -121,6 +125,9 @@ class FinetuneSettings(RunSettings):
     from_scratch: bool = identity(
         False, "take the start's shape and tokenizer and fresh weights: what pretraining is compared with"
     )
+    examples: str | None = free(
+        None, "folder for the examples as rows of tokens, kept for other runs (default: examples beside out)"
+    )
     data: DataSettings = identity(DataSettings(), "the examples")
     task: TaskSettings = identity(TaskSettings(), "the task")
     train_only: Literal["all", "head", "last"] = identity(
@@ -142,7 +149,7 @@ class FinetuneSettings(RunSettings):
     schedule: ScheduleSettings = plan(
         ScheduleSettings(kind="linear", final=0.0), "the learning rate over time"
     )
-    best_by: str = plan(
+    best_by: str = identity(
         "val_loss", "number of a validation by which checkpoints are compared, such as val_f1_macro; losses: "
         "the lowest is best, all others: the highest"
     )  # fmt: skip
@@ -173,10 +180,14 @@ class FinetuneSettings(RunSettings):
             )
         if task.too_long == "window" and kind in ("instruction", "token_classification"):
             raise ValueError(f"task.too_long window is for texts that get one answer, task.kind is {kind}")
-        if task.stride >= self.length:
+        if task.too_long == "window" and task.stride >= self.length:
             raise ValueError(f"task.stride ({task.stride}) must be below length ({self.length})")
         if self.lora.rank and self.train_only != "all":
             raise ValueError("lora.rank trains adapters and the head: leave train_only at all")
+        if self.samples.prompts and kind != "instruction":
+            raise ValueError(f"samples.prompts are for instruction: task.kind {kind} writes no text")
+        if self.early_stop.patience and not self.validation.every:
+            raise ValueError("early_stop.patience counts validations, and validation.every is 0")
         if self.validation.where == "workers":
             raise ValueError("validation.where workers is for pretraining: leave it at trainer")
         return self

@@ -9,12 +9,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import UserError, run_command
 from data_jobs.tokens.tokenizer import Tokenizer
 from data_jobs.tokens.tokenizer_pixels import PixelTokenizer
+from llm.evaluation.subject import context_of, never_written, text_start
 from llm.loading import Loaded, load
 from llm.model.bert import BERT
 from llm.model.drawing import draw, write_images
@@ -22,6 +24,9 @@ from llm.model.filling import Filling, fill
 from llm.model.generation import write
 from llm.model.gpt import GPT
 from llm.model.sampling import Sampling
+from llm.model.task_model import TaskModel
+from llm.tasks.chat import Chat
+from llm.tasks.example_fields import BadExample, Message
 
 MASK = "[MASK]"
 ROWS = 16  # prompts that are written on at once
@@ -44,6 +49,11 @@ def main(argv: list[str]) -> int:
     loaded = load(options.run)
     if isinstance(loaded.tokenizer, PixelTokenizer):
         raise UserError(f"{options.run}: draws images and writes no text: give --out FOLDER, and no prompt")
+    if isinstance(loaded.model, TaskModel):
+        raise UserError(
+            f"{options.run}: was fine-tuned for {loaded.model.task.kind}, and writes no text; llm.evaluate "
+            "measures it"
+        )
     kind, others = ("GPT", BERT_FLAGS) if isinstance(loaded.model, GPT) else ("BERT", GPT_FLAGS)
     if unfit := [_flag(name) for name in others if getattr(options, name) is not None]:
         raise UserError(
@@ -69,7 +79,7 @@ def _draw(options: argparse.Namespace) -> int:
     tokenizer, model = loaded.tokenizer, loaded.model
     if not isinstance(tokenizer, PixelTokenizer) or not isinstance(model, GPT):
         raise UserError(f"--out: {options.run} is no GPT of images: give --prompt TEXT instead")
-    images = list(draw(model, tokenizer, count, sampling, _context(loaded)))
+    images = list(draw(model, tokenizer, count, sampling, context_of(loaded)))
     files = [str(file) for file in write_images(images, options.out)]
     if options.json:
         _show(_json({"files": files, "images": count, "step": loaded.step}) + "\n")
@@ -82,15 +92,10 @@ def _write(
     loaded: Loaded, model: GPT, prompts: list[str], sampling: Sampling, stops: list[str], as_json: bool
 ) -> None:
     """Print what the model adds to each prompt: as it comes for one prompt, else batch by batch."""
-    tokenizer, context = loaded.tokenizer, _context(loaded)
+    tokenizer, context = loaded.tokenizer, context_of(loaded)
     rows = [start_of(loaded, tokenizer, prompt) for prompt in prompts]
     _check_lengths(prompts, [len(row) for row in rows], context)
-    specials = {*tokenizer.specials.values(), *range(tokenizer.vocab_size, model.vocab_size)}
-    specials.update(loaded.settings.get("suppressed", ()))
-    sampling = Sampling(
-        **vars(sampling)
-        | {"stop": tokenizer.eos_id, "forbidden": tuple(sorted(specials - {tokenizer.eos_id}))}
-    )
+    sampling = replace(sampling, stop=tokenizer.eos_id, forbidden=tuple(never_written(loaded)))
     stream = len(prompts) == 1 and not as_json
     if stream:
         _show(prompts[0])
@@ -114,10 +119,17 @@ def _write(
 def start_of(loaded: Loaded, tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids that a text begins with: after the eos of the text before, as training rows do.
 
-    An imported model says itself with what (`text_start` of its settings). A row is never empty.
+    An imported model says itself with what. A row is never empty. Where instructions were learned the prompt
+    is a user's message, written as they were.
     """
-    start = loaded.settings.get("text_start", [tokenizer.eos_id])
-    return [*start, *(int(token) for token in tokenizer.encode(prompt))] or [tokenizer.eos_id]
+    task = loaded.settings.get("finetune", {}).get("task", {})
+    if task.get("kind") == "instruction":
+        chat = Chat(task["chat_template"], tokenizer, text_start(loaded))
+        try:
+            return chat.prompt([Message("user", prompt)])
+        except BadExample as problem:
+            raise UserError(f"--prompt {_short(prompt)}: {problem.detail}") from None
+    return [*text_start(loaded), *(int(token) for token in tokenizer.encode(prompt))] or [tokenizer.eos_id]
 
 
 def _fill(loaded: Loaded, model: BERT, prompts: list[str], top: int, as_json: bool) -> None:
@@ -134,7 +146,7 @@ def _fill(loaded: Loaded, model: BERT, prompts: list[str], top: int, as_json: bo
             "it is to fill a token in"
         )
     rows = [masked_row(tokenizer, prompt) for prompt in prompts]
-    _check_lengths(prompts, [len(row) for row in rows], _context(loaded))
+    _check_lengths(prompts, [len(row) for row in rows], context_of(loaded))
     forbidden = {*tokenizer.specials.values(), *range(tokenizer.vocab_size, model.vocab_size)}
     for prompt, row in zip(prompts, rows, strict=True):
         fillings = fill(model, row, tokenizer.mask_id, top, sorted(forbidden))
@@ -192,12 +204,6 @@ def _mask_json(tokenizer: Tokenizer, filling: Filling) -> dict[str, Any]:
             for token, share in filling.candidates
         ],
     }
-
-
-def _context(loaded: Loaded) -> int:
-    """What the model was trained to see; of an imported one, what it can see."""
-    context: int = loaded.model.settings.context
-    return min(context, loaded.settings.get("pretrain", {}).get("length", context))
 
 
 def _check_lengths(prompts: list[str], lengths: list[int], context: int) -> None:

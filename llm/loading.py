@@ -12,6 +12,7 @@ from cluster.places import Place
 from data_jobs.tokens.tokenizer import Tokenizer
 from llm.exchange.model_folder import is_model_folder, read_imported
 from llm.model import Model, make_model
+from llm.model.tasks import head_from, lora_from, make_task_model
 from llm.settings import ModelSettings
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.trained import find_trained
@@ -29,17 +30,23 @@ class Loaded:
 
 
 def build(settings: ModelSettings | Mapping[str, Any], vocab_size: int | None = None, seed: int = 0) -> Model:
-    """A model with fresh weights: of a run's settings, or of model settings and a vocabulary's size."""
+    """A model with fresh weights: of a run's settings, with its task's head, or of model settings and a
+    vocabulary's size."""
+    task = None
     if not isinstance(settings, ModelSettings):
-        vocab_size = vocab_size or settings["corpus"]["vocab_size"]
+        vocab_size, task = vocab_size or settings["corpus"]["vocab_size"], settings.get("task")
         settings = ModelSettings.model_validate(settings["model"])
     if vocab_size is None:
         raise UserError("llm.build: model settings alone do not say vocab_size: give it, or a run's settings")
-    return make_model(settings, vocab_size, seed)
+    if task is None:
+        return make_model(settings, vocab_size, seed)
+    return make_task_model(settings, vocab_size, head_from(task), seed, lora_from(task))
 
 
 def load(run: str | Place) -> Loaded:
-    """Load a run folder (its newest good checkpoint), one of its checkpoints, or an imported model.
+    """Load a run folder, one of its checkpoints, or an imported model.
+
+    Of a run folder it is the newest good checkpoint, of a finished fine-tuning the best one.
 
     UserError where the path is none of these, RunError where a file is damaged.
     """

@@ -156,7 +156,7 @@ class RunSettings(Settings):
         if problem := self.schedule.problem(self.steps):
             raise ValueError(problem)
         meet = math.lcm(self.checkpoint.every, self.validation.every)
-        if self.checkpoint.keep_best and not 0 < meet < self.steps:
+        if self.section == "pretrain" and self.checkpoint.keep_best and not 0 < meet < self.steps:
             raise ValueError(
                 "checkpoint.keep_best compares checkpoints that were validated at their own step: "
                 f"checkpoint.every ({self.checkpoint.every}) and validation.every ({self.validation.every}) "

@@ -10,6 +10,7 @@ from cluster.fields import Settings, free, identity, plan
 from llm.finetune_settings import FinetuneSettings
 from llm.presets import fill_in, shape_problems
 from llm.run_settings import RunSettings
+from llm.sweep_settings import SweepSettings
 from llm.training_settings import MaskingSettings
 
 
@@ -165,4 +166,12 @@ class PretrainSettings(RunSettings):
     )
 
 
-SECTIONS = {"model": ModelSettings, "pretrain": PretrainSettings, "finetune": FinetuneSettings}
+RUNS: dict[str, type[RunSettings]] = {"pretrain": PretrainSettings, "finetune": FinetuneSettings}
+"""The sections that a run folder is made by."""
+
+SECTIONS = {
+    "model": ModelSettings,
+    "pretrain": PretrainSettings,
+    "finetune": FinetuneSettings,
+    "sweep": SweepSettings,
+}

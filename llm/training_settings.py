@@ -186,6 +186,11 @@ class WandbSettings(Settings):
         "auto", "auto: online where there is an API key, else offline"
     )
     project: str = free("manta", "project that the run appears in")
+    group: str | None = free(None, "group of the run; a sweep's trials have their sweep's")
+    job_type: str | None = free(None, "kind of the run; a sweep's trials are of the kind trial")
+    run_id: str | None = free(
+        None, "id of a new run (default: its folder's name and a random end); a sweep names its trials"
+    )
     patience_seconds: float = free(
         20.0,
         "most seconds that W&B may take to open the run, before it is kept on disk instead, and to take what "

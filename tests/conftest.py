@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Only tests that are marked start Ray: with others run beside them, two would be too much for a machine."""
+    """Only tests that are marked can start Ray: others are run beside each other, and two are too much."""
     folder = RAY_FOLDER if item.get_closest_marker("ray") else NO_FOLDER
     if folder is None:
         os.environ.pop("RAY_TMPDIR", None)

@@ -30,21 +30,25 @@ DOORS: dict[str, str | None] = {
     "deepspeed": "llm/train/deepspeed_zero.py",
     "wandb": "llm/train/wandb_run.py",
     "ray.train": "llm/train/ray_workers.py",
-    "ray.tune": None,
+    "ray.tune": "llm/tune/ray_tune.py",
     "ray.data": None,
     "obstore": "cluster/object_store.py",
+    "lm_eval": "llm/evaluation/harness.py",
 }
-DOOR_PACKAGES = {"ray.tune": "llm", "ray.data": "data_jobs"}
+DOOR_PACKAGES = {"ray.data": "data_jobs"}
 
 # What llm may import of data_jobs: the shard contract and the record reader. Cleaning is of the former,
 # since the bits per byte of a text file are counted on its cleaned text.
 CONTRACT = re.compile(
     r"data_jobs(\.open_corpus|\.(settings|hashes|shards|tokens\.tokenizer(_hf|_pixels)?|cleaning\.cleaner"
-    r"|reading\.(records|json_lines|sources|raw_bytes))(\.\w+)*)?"
+    r"|reading\.(records|json_lines|csv_files|folders|sources|raw_bytes))(\.\w+)*)?"
 )
 # What the rooms of llm may import from beside them: no entry file.
-ROOMS = ("model", "data", "train", "tasks", "pages", "exchange")
-SHARED = {"llm.settings", "llm.presets", "llm.deepspeed_config"}
+ROOMS = ("model", "data", "train", "tasks", "evaluation", "pages", "exchange", "tune")
+SHARED = {
+    "llm.settings", "llm.run_settings", "llm.finetune_settings", "llm.training_settings",
+    "llm.sweep_settings", "llm.presets", "llm.deepspeed_config",
+}  # fmt: skip
 
 
 def name_of(file: Path) -> str:

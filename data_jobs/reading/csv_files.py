@@ -25,6 +25,36 @@ def read_csv(
 ) -> Iterator[Record | Reject]:
     """The records of a file. Without a header that can be read there are none."""
     lines = _Lines(piece, reading, 4 * max_bytes)
+    wanted: dict[str, int] | None = None
+    for item in _under_header(lines, delimiter):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        names, row = item
+        if wanted is None:  # of equal names the first
+            wanted = {n: names.index(n) for n in (rules.text_field, *rules.metadata) if n in names}
+        values = {name: row[column] for name, column in wanted.items()}
+        has_text = rules.text_field in wanted
+        yield rules.record(values.get, has_text, lines.place(), lines.size, lines.head(), names, reading)
+
+
+def read_csv_objects(
+    piece: Piece, reading: Reading, delimiter: str, max_record_bytes: int = 1 << 27
+) -> Iterator[tuple[dict[str, str], Place] | Reject]:
+    """Each record's fields by name, of equal names the first, with its place, or why it has none."""
+    lines = _Lines(piece, reading, max_record_bytes)
+    for item in _under_header(lines, delimiter):
+        if isinstance(item, Reject):
+            yield item
+        else:
+            named: dict[str, str] = {}
+            for name, value in zip(*item, strict=True):
+                named.setdefault(name, value)
+            yield named, lines.place()
+
+
+def _under_header(lines: _Lines, delimiter: str) -> Iterator[tuple[tuple[str, ...], list[str]] | Reject]:
+    """The names of the header with each record that has as many fields."""
     rows = _read_rows(lines, delimiter)
     header = next(rows, [])
     if isinstance(header, Reject):
@@ -33,10 +63,7 @@ def read_csv(
             lines.drain()
         yield header
         return
-    wanted = {
-        name: header.index(name) for name in (rules.text_field, *rules.metadata) if name in header
-    }  # of equal names the first
-    has_text, names = rules.text_field in wanted, tuple(header)
+    names = tuple(header)
     for row in rows:
         if isinstance(row, Reject):
             yield row
@@ -44,8 +71,7 @@ def read_csv(
             detail = f"{len(row):,} fields, and the header has {len(header):,}"
             yield rejected("wrong_field_count", detail, lines.place(), lines.size, lines.head(), names)
         else:
-            values = {name: row[column] for name, column in wanted.items()}
-            yield rules.record(values.get, has_text, lines.place(), lines.size, lines.head(), names, reading)
+            yield names, row
 
 
 class _TooLong(Exception):

@@ -80,6 +80,11 @@ class Tokenizer(ABC):
     sep_id = property(lambda self: self._special("sep"))
     mask_id = property(lambda self: self._special("mask"))
 
+    @property
+    def special_texts(self) -> dict[str, int]:
+        """How each special is written, by a chat template for instance; never so read in a text."""
+        return {SPECIALS[name]: token for name, token in self.specials.items()}
+
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text; no special among them."""

@@ -99,6 +99,16 @@ class HuggingFaceTokenizer(Tokenizer):
             for text, ids in zip(_PROBES, self.encode_batch(_PROBES))
         )
 
+    @property
+    def special_texts(self) -> dict[str, int]:
+        """See `Tokenizer`: the named ones, and those that the definition adds as specials beside them."""
+        added = self._backend.get_added_tokens_decoder().items()
+        found = {text.content: token for token, text in added if text.special}
+        for text in self._arguments[1].values():
+            if (token := self._backend.token_to_id(text)) is not None:
+                found[text] = token
+        return found
+
     def _text_start(self) -> list[int]:
         encoding = self._backend.encode("a")
         return [ids for ids, _ in itertools.takewhile(lambda pair: pair[1], _marked(encoding))]
@@ -110,19 +120,33 @@ class HuggingFaceTokenizer(Tokenizer):
         """
         if self.text_start == [self.eos_id]:
             return self
+        names = self._arguments[1]
+        eos = names.get("eos") or names["sep"]
+        own = {"bos": eos, "eos": eos}
+        return self._with_template([eos, "$A"], [eos, "$A", "$B"], {eos: self.eos_id}, own)
+
+    def ending_with_eos(self, start: Sequence[int]) -> HuggingFaceTokenizer:
+        """This one, with a template that puts these tokens before a text and its eos after each."""
+        names = self._arguments[1]
+        eos = names.get("eos") or names["sep"]
+        ids = {str(self._backend.id_to_token(token)): token for token in start}
+        single = [*ids, "$A", eos]
+        return self._with_template(single, [*single, "$B", eos], ids | {eos: self.eos_id}, {})
+
+    def _with_template(
+        self, single: list[str], pair: list[str], ids: dict[str, int], own: dict[str, str]
+    ) -> HuggingFaceTokenizer:
+        """This one, with another template; `ids` of its specials, `own` names that they get."""
         definition, names, config = self._arguments
         parts = json.loads(definition)
-        eos = names.get("eos") or names["sep"]
-        template = processors.TemplateProcessing(
-            single=[eos, "$A"], pair=[eos, "$A", "$B"], special_tokens=[(eos, self.eos_id)]
-        )
+        template = processors.TemplateProcessing(single=single, pair=pair, special_tokens=list(ids.items()))
         old = parts.get("post_processor")
         # The one that may stay: it adds nothing, and mends offsets.
         kept = [part for part in _parts(old, "processors") if part["type"] == "ByteLevel"]
         new = json.loads(template.__getstate__())
         parts["post_processor"] = {"type": "Sequence", "processors": [*kept, new]} if kept else new
         text = json.dumps(parts, ensure_ascii=False)
-        return HuggingFaceTokenizer(text, names | {"bos": eos, "eos": eos}, config)
+        return HuggingFaceTokenizer(text, names | own, config)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """See `Tokenizer`."""

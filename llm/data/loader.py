@@ -7,55 +7,71 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.errors import RunError, UserError
 from data_jobs.hashes import MASK64
 from llm.data.batches import BatchPlan, affinity_order, micro_steps, worker_slice
 from llm.data.order import Order
 from llm.data.rows import TABLE_BYTES, Origin, row_maker
-from llm.data.samples import Batch, Picks
+from llm.data.samples import Batch, MicroBatch, Picks
 from llm.data.streams import Corpus
 
 STEPS_AT_ONCE = 16  # the order's cost is per call, source and epoch: 3 times the samples/s of single batches
 
 
-class Loader:
+class SampleOrder(Protocol):
+    """Sample numbers to what each sample is made from."""
+
+    def picks(self, numbers: npt.NDArray[np.int64]) -> Picks:
+        """Of any numbers, in any order."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """All values that it depends on: of a checkpoint, which goes on in the same order alone."""
+        ...
+
+
+class RowMaker(Protocol):
+    """What samples are made from to rows."""
+
+    def expect(self, picks: Picks) -> None:
+        """These will be made next."""
+        ...
+
+    def make(self, picks: Picks, rows: int) -> tuple[MicroBatch, int]:
+        """A micro-batch of so many rows, those that are missing with weight 0, and the samples' digest."""
+        ...
+
+
+class BatchLoader:
     """The batches of a run for one worker; any step at any time, always the same values.
 
     The state of the data is `plan.next_number(step)`, nothing else. Raises UserError where a batch is
-    smaller than the number of workers, RunError where the corpus is not the one that the order was made for.
+    smaller than the number of workers.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
-        split: str,
-        order: Order,
+        order: SampleOrder,
+        rows: RowMaker,
         plan: BatchPlan,
         rank: int,
         world: int,
         micro_batch: int,
         prefetch: int = 2,
-        table_bytes: int = TABLE_BYTES,
     ) -> None:
-        """`table_bytes`: memory for what a rule that packs keeps of its groups, beside one group's."""
         if micro_batch < 1 or prefetch < 1 or not 0 <= rank < world:
             raise UserError(
                 f"micro-batch {micro_batch}, prefetch {prefetch}, worker {rank} of {world}: "
                 "at least 1 each, and the worker within the number of workers"
             )
         plan.check_world(world)
-        origins = [Origin(s.name, corpus.stream(s.name, split), s.plan) for s in order.sources]
-        for source, (_, stream, _) in zip(order.sources, origins, strict=True):
-            if stream.tokens != source.tokens:
-                raise RunError(
-                    f"source '{source.name}' of corpus {corpus.corpus_id} has {stream.tokens} tokens in "
-                    f"split '{split}', the order was made for {source.tokens}: this is another corpus"
-                )
-        self._rows = row_maker(order.rule, origins, table_bytes)
-        self.order, self.plan, self.rank, self.world = order, plan, rank, world
+        self._order, self._rows = order, rows
+        self.plan, self.rank, self.world = plan, rank, world
         self.micro_batch, self.prefetch = micro_batch, prefetch
         self.wait_seconds = 0.0  # that consumers of `iterate` waited for data, in all
         self._block: tuple[int, list[Picks]] = (-1, [])
@@ -74,7 +90,8 @@ class Loader:
             numbers=self.plan.numbers(step),
             next_number=self.plan.next_number(step + 1),
             micro=micro,
-            tokens=int(sum(m.weights.sum(dtype=np.int64) for m in micro)),
+            cells=sum(m.inputs.shape[1] * int((m.numbers >= 0).sum()) for m in micro),
+            tokens=float(sum(m.weights.sum(dtype="f8") for m in micro)),
             pairs=float(sum(m.next_weights.sum() for m in micro if m.next_weights is not None)),
             digest=digest & MASK64,
         )
@@ -105,14 +122,49 @@ class Loader:
         cuts, end = [], 0
         for step in range(first, first + STEPS_AT_ONCE):
             begin, end = end, end + self.plan.batch_size(step)
-            batch = numbers[begin:end]
-            if self.plan.groups > 1:
-                batch = batch[affinity_order(self.order.positions(batch)[1], batch, self.plan.groups)]
+            batch = self._sorted(numbers[begin:end])
             cuts.append(batch[worker_slice(len(batch), self.rank, self.world)])
-        picks = self.order.picks(np.concatenate(cuts))
+        picks = self._order.picks(np.concatenate(cuts))
         self._rows.expect(picks)
         ends = np.cumsum([len(cut) for cut in cuts])
         return [picks.part(slice(end - len(cut), end)) for cut, end in zip(cuts, ends, strict=True)]
+
+    def _sorted(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """A batch as it is cut among the workers."""
+        return numbers
+
+
+class Loader(BatchLoader):
+    """The batches of a corpus. RunError where it is not the one that the order was made for."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        order: Order,
+        plan: BatchPlan,
+        rank: int,
+        world: int,
+        micro_batch: int,
+        prefetch: int = 2,
+        table_bytes: int = TABLE_BYTES,
+    ) -> None:
+        """`table_bytes`: memory for what a rule that packs keeps of its groups, beside one group's."""
+        origins = [Origin(s.name, corpus.stream(s.name, split), s.plan) for s in order.sources]
+        for source, (_, stream, _) in zip(order.sources, origins, strict=True):
+            if stream.tokens != source.tokens:
+                raise RunError(
+                    f"source '{source.name}' of corpus {corpus.corpus_id} has {stream.tokens} tokens in "
+                    f"split '{split}', the order was made for {source.tokens}: this is another corpus"
+                )
+        rows = row_maker(order.rule, origins, table_bytes)
+        super().__init__(order, rows, plan, rank, world, micro_batch, prefetch)
+        self.order = order
+
+    def _sorted(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if self.plan.groups == 1:
+            return numbers
+        return numbers[affinity_order(self.order.positions(numbers)[1], numbers, self.plan.groups)]
 
 
 class Prefetch(Iterator[Batch]):

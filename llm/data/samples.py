@@ -59,7 +59,8 @@ class Batch:
     numbers: Ints  # sample numbers of the whole batch, all workers
     next_number: int  # n after this batch: the data state
     micro: list[MicroBatch]  # as many on each worker
-    tokens: int  # this worker's sum of target weights
+    cells: int  # tokens of this worker's rows, padding within them included
+    tokens: float  # this worker's sum of target weights
     pairs: float  # this worker's sum of next_weights; 0.0 where there are none
     digest: int  # this worker's; the sum over workers, modulo 2^64, is the batch's, however many workers
 

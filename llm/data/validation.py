@@ -72,13 +72,17 @@ class Validation:
 
     def __iter__(self) -> Iterator[MicroBatch]:
         """This worker's micro-batches: `micro_steps` of them, on each worker, the last with padding rows."""
-        mine = worker_slice(self.rows, self.rank, self.world)
         for step in range(self.micro_steps):
-            first = mine.start + step * self.micro_batch
-            numbers = np.arange(first, min(first + self.micro_batch, mine.stop))
-            source = np.searchsorted(self._ends, numbers, side="right")
-            row = numbers - np.concatenate([[0], self._ends])[source]
-            yield self._make(numbers, source, row)
+            yield self.micro(step)
+
+    def micro(self, step: int) -> MicroBatch:
+        """One of this worker's micro-batches."""
+        mine = worker_slice(self.rows, self.rank, self.world)
+        first = mine.start + step * self.micro_batch
+        numbers = np.arange(first, min(first + self.micro_batch, mine.stop))
+        source = np.searchsorted(self._ends, numbers, side="right")
+        row = numbers - np.concatenate([[0], self._ends])[source]
+        return self._make(numbers, source, row)
 
     def _make(
         self, numbers: npt.NDArray[np.int64], source: npt.NDArray[np.int64], row: npt.NDArray[np.int64]

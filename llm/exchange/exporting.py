@@ -17,6 +17,7 @@ from data_jobs.tokens.tokenizer import Tokenizer
 from data_jobs.tokens.tokenizer_hf import HuggingFaceTokenizer
 from llm.exchange.architectures import EMBEDDING, Architecture, architecture_for, differences
 from llm.exchange.model_folder import Imported, new_folder
+from llm.exchange.task_heads import Task, TaskArchitecture
 from llm.exchange.tensor_files import Entry, write_shards
 from llm.exchange.tokenizer_files import write_tokenizer
 from llm.exchange.weights import Shape
@@ -42,6 +43,22 @@ class Source:
     labels: dict[str, str] | None = field(default=None)
     suppressed: tuple[int, ...] = ()
     """Tokens that an imported model must never write."""
+    task: Task | None = None
+    """What it was fine-tuned for."""
+    text_start: tuple[int, ...] | None = None
+    """What a GPT's text began with there; None: an eos."""
+    chat_template: str | None = None
+    """How a conversation is written."""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a task's head stands on the body, instead of an output layer."""
+        return self.task is not None and self.task.outputs > 0
+
+    def architecture(self) -> Architecture:
+        """What it is called there. UserError where no architecture has the model's switches."""
+        base = architecture_for(self.settings, self.came_as)
+        return TaskArchitecture(base, self.task) if self.task is not None and self.has_head else base
 
 
 def source_of(imported: Imported) -> Source:
@@ -67,11 +84,11 @@ def export_model(
     dtype: torch.dtype | None = None,
     progress: Progress = lambda done, whole: None,
 ) -> Architecture:
-    """Write config.json, weights, tokenizer and, for a GPT, generation_config.json.
+    """Write config.json, weights, tokenizer and, for a GPT that writes, generation_config.json.
 
     UserError where no architecture has the model's switches. `dtype`: of the weights (default: as they are).
     """
-    architecture = architecture_for(source.settings, source.came_as)
+    architecture = source.architecture()
     source = _as_trained(source)
     vocab_size = source.shapes[EMBEDDING][0]
     weights = architecture.weights(source.settings, vocab_size)
@@ -106,10 +123,11 @@ def export_model(
     with new_folder(out, "config.json") as tmp:
         write_shards(tmp, entries, read, shard_size)
         kind = source.settings.kind
-        write_tokenizer(source.tokenizer, tmp, kind, source.settings.context)
+        context = source.settings.context
+        write_tokenizer(source.tokenizer, tmp, kind, context, source.has_head, source.chat_template)
         config = _config(source, architecture, vocab_size, dtype)
         _write(tmp / "config.json", config)
-        if kind == "gpt":
+        if kind == "gpt" and not source.has_head:
             names = ("bos_token_id", "eos_token_id", "pad_token_id")
             generation = {n: config[n] for n in names if config[n] is not None}
             if source.suppressed:
@@ -121,14 +139,19 @@ def export_model(
 def _as_trained(source: Source) -> Source:
     """A GPT that was trained here begins a text with an eos and writes no other special: its files say so.
 
-    One that goes out as it was imported is left as it is.
+    One that goes out as it was imported is left as it is. One that was fine-tuned may have seen texts begin
+    as an imported tokenizer begins them, and under a head end with an eos.
     """
     if source.came_as is not None or source.settings.kind != "gpt":
         return source
     tokenizer, rows = source.tokenizer, source.shapes[EMBEDDING][0]
     never = {*tokenizer.specials.values(), *range(tokenizer.vocab_size, rows)} - {tokenizer.eos_id}
     if isinstance(tokenizer, HuggingFaceTokenizer):
-        tokenizer = tokenizer.starting_with_eos()
+        if source.has_head:
+            start = (tokenizer.eos_id,) if source.text_start is None else source.text_start
+            tokenizer = tokenizer.ending_with_eos(start)
+        elif source.text_start is None:
+            tokenizer = tokenizer.starting_with_eos()
     return replace(source, tokenizer=tokenizer, suppressed=tuple(sorted(never)))
 
 

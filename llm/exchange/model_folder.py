@@ -57,6 +57,11 @@ class Imported:
                 elif not (fresh and name.startswith(fresh)):
                     raise RunError(f"{self.path / WEIGHTS}: {name} is missing")
 
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by our names, fp32; those of `aside` are left out."""
+        aside = set(self.record["aside"])
+        return {name: self.files.read(name).float() for name in self.files.entries if name not in aside}
+
     def run_settings(self) -> dict[str, Any]:
         """In the form of a run's settings, for those who measure and generate: its text is not cleaned."""
         return {

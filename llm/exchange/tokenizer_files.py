@@ -26,15 +26,26 @@ from cluster.places import write_bytes, write_json
 from data_jobs.tokens.tokenizer import NEWLINES, SPACE, SPECIALS, SentencePieceTokenizer, Tokenizer
 from data_jobs.tokens.tokenizer_hf import CONFIG_FILE, TOKENIZER_FILE, HuggingFaceTokenizer
 
+TEMPLATE_FILE = "chat_template.jinja"
 Kind = Literal["gpt", "bert"]
 Merge = tuple[str, str]
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: str | Path, kind: Kind, context: int) -> None:
+def write_tokenizer(
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    kind: Kind,
+    context: int,
+    ends: bool = False,
+    chat_template: str | None = None,
+) -> None:
     """Write tokenizer.json and tokenizer_config.json; `context` is the longest text in tokens.
 
-    A tokenizer that came from Hugging Face goes back as it is.
+    `ends`: a GPT's text ends with an eos, too: what a head reads. `chat_template`: how a conversation is
+    written, whose specials are then read as such. A tokenizer that came from Hugging Face goes back as it is.
     """
+    if chat_template is not None:
+        write_bytes(Path(folder) / TEMPLATE_FILE, chat_template.encode())
     if isinstance(tokenizer, HuggingFaceTokenizer):
         tokenizer.save(folder)
         return
@@ -50,7 +61,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: str | Path, kind: Kind, contex
     if kind == "gpt":
         names["bos"] = eos = names["eos"]
         backend.post_processor = processors.TemplateProcessing(
-            single=f"{eos} $A", pair=f"{eos} $A $B", special_tokens=[(eos, tokenizer.eos_id)]
+            single=f"{eos} $A {eos}" if ends else f"{eos} $A",
+            pair=f"{eos} $A {eos} $B {eos}" if ends else f"{eos} $A $B",
+            special_tokens=[(eos, tokenizer.eos_id)],
         )
     else:
         mask = names["mask"]
@@ -70,7 +83,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: str | Path, kind: Kind, contex
         "model_input_names": ["input_ids", *types, "attention_mask"],
         "padding_side": "right",
         "clean_up_tokenization_spaces": False,
-        "split_special_tokens": kind == "gpt",
+        "split_special_tokens": kind == "gpt" and chat_template is None,
         **{f"{name}_token": text for name, text in names.items()},
     }
     write_json(Path(folder) / CONFIG_FILE, config)

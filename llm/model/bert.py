@@ -16,7 +16,7 @@ from llm.model.init import initialise
 from llm.model.inputs import Inputs
 from llm.model.losses import cross_entropy
 from llm.model.parts import activate, make_norm
-from llm.model.transformer import Transformer
+from llm.model.transformer import Transformer, states_at
 from llm.settings import GATED, ModelSettings
 
 
@@ -86,7 +86,7 @@ class BERT(Transformer):
         """Of guessed tokens [3] as LMHead gives them; of pairs nats and hits [2]."""
         assert inputs.targets is not None
         hidden_BTD = self.hidden(inputs.ids, inputs.documents, inputs.segments)
-        chosen = hidden_BTD if inputs.positions is None else _take(hidden_BTD, inputs.positions)
+        chosen = hidden_BTD if inputs.positions is None else states_at(hidden_BTD, inputs.positions)
         masked: Tensor = self.lm_head(self.lm_transform(chosen), inputs.targets, inputs.weights, z_loss, hits)
         if self.next_head is None or inputs.next_labels is None or inputs.next_weights is None:
             return masked, masked.new_zeros(2)
@@ -94,10 +94,3 @@ class BERT(Transformer):
         nats = cross_entropy(logits, inputs.next_labels, inputs.next_weights)
         right = ((logits.argmax(1) == inputs.next_labels) * inputs.next_weights).sum()
         return masked, torch.stack((nats, right))
-
-
-def _take(hidden_BTD: Tensor, positions_BK: Tensor) -> Tensor:
-    """[B, K, D]: the states at these positions of each row."""
-    batch, length, width = hidden_BTD.shape
-    rows = torch.arange(batch, device=positions_BK.device)[:, None] * length
-    return hidden_BTD.reshape(-1, width)[(rows + positions_BK).flatten()].view(batch, -1, width)

@@ -42,6 +42,11 @@ class GPT(Transformer):
         """Sums over the weighted targets, in the order of `measured`: nats of the next token."""
         return self._sums(inputs, 0.0)[:1]
 
+    def outputs(self, inputs: Inputs) -> Tensor:
+        """[B, T, 2] fp32: nats of the next token, and 1 where it is the likeliest; whatever its weight."""
+        each: Tensor = self.lm_head(self.hidden(inputs.ids, inputs.documents), inputs.targets, each=True)
+        return each
+
     def _sums(self, inputs: Inputs, z_loss: float) -> Tensor:
         sums: Tensor = self.lm_head(
             self.hidden(inputs.ids, inputs.documents), inputs.targets, inputs.weights, z_loss

@@ -36,24 +36,40 @@ class LMHead(nn.Linear):
         weights: Tensor | None = None,
         z_loss: float = 0.0,
         count_hits: bool = False,
+        each: bool = False,
     ) -> Tensor:
-        """Logits [..., V]; or, given targets and weights [...], sums [3].
+        """Logits [..., V]; or, given targets and weights [...], sums [3]; or, with `each`, [..., 2].
 
         They are sum w * cross-entropy (nats), z_loss * sum w * logsumexp^2, and, if asked for, the weight of
-        the tokens whose likeliest entry is the target. Logits are softcap * tanh(logits / softcap) where a
-        soft-cap is set (Bello et al. 2017; Gemma 2). One forward for all, since ZeRO 3 brings the weights
-        here only while the module is called.
+        the tokens whose likeliest entry is the target. `each`: nats of each target, and 1 where it is the
+        likeliest entry, fp32, without weights and gradients. Logits are softcap * tanh(logits / softcap)
+        where a soft-cap is set (Bello et al. 2017; Gemma 2). One forward for all, since ZeRO 3 brings the
+        weights here only while the module is called.
         """
+        if each and targets is not None:
+            return self._each(hidden, targets)
         if targets is None or weights is None:
             return capped(F.linear(hidden, self.weight, self.bias), self.softcap)
         # Asked here: inside the function the weight always looks as if its gradient were wanted.
         wanted = torch.is_grad_enabled()
+        learns = wanted and self.weight.requires_grad
         flat = hidden.reshape(-1, hidden.shape[-1])
         sums: Tensor = _LinearCrossEntropy.apply(
             flat, self.weight, self.bias, targets.reshape(-1), weights.reshape(-1),
-            z_loss, self.softcap, wanted, count_hits,
+            z_loss, self.softcap, wanted, learns, count_hits,
         )  # fmt: skip
         return sums
+
+    @torch.no_grad()
+    def _each(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+        found = torch.empty(len(flat), 2, device=hidden.device)
+        step = rows_at_once(self.out_features, AT_ONCE)
+        for rows in (slice(start, start + step) for start in range(0, len(flat), step)):
+            logits = capped(F.linear(flat[rows], self.weight, self.bias), self.softcap).float()
+            found[rows, 0] = F.cross_entropy(logits, wanted[rows], reduction="none")
+            found[rows, 1] = (logits.argmax(1) == wanted[rows]).float()
+        return found.view(*targets.shape, 2)
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
@@ -84,14 +100,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         z_loss: float,
         softcap: float | None,
         wanted: bool,
+        learns: bool,
         count_hits: bool,
     ) -> Tensor:
+        """`learns`: the weight is not frozen."""
         total = torch.zeros(3, dtype=torch.float32, device=hidden.device)
         kind = _matmul_type(hidden)
         products = _Products(weight, bias, kind, len(hidden), wanted)
         grad_hidden = torch.empty_like(hidden) if wanted else None
-        grad_weight = torch.zeros_like(weight) if wanted else None
-        grad_bias = torch.zeros_like(bias) if wanted and bias is not None else None
+        grad_weight = torch.zeros_like(weight) if learns else None
+        grad_bias = torch.zeros_like(bias) if learns and bias is not None else None
         for start in range(0, len(hidden), products.rows):
             rows = slice(start, start + products.rows)
             chunk = hidden[rows].to(kind)
@@ -122,11 +140,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_bias += (gradient.T @ w)[:, 0]
                 if gradient is not logits:
                     logits[part].copy_(gradient)
-            if grad_hidden is not None and grad_weight is not None:
+            if grad_hidden is not None:
                 w = weights[rows, None]
                 grad_hidden[rows] = products.back(logits) * w
-                products.add(grad_weight, logits, chunk * w.to(kind))
-        if grad_hidden is not None and grad_weight is not None:
+                if grad_weight is not None:
+                    products.add(grad_weight, logits, chunk * w.to(kind))
+        if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total
 
@@ -134,7 +153,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream[0][0]
         grads = [None if g is None else g * scale for g in ctx.saved_tensors]
-        return (*grads, None, None, None, None, None, None)
+        return (*grads, None, None, None, None, None, None, None)
 
 
 class _Products:

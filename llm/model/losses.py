@@ -34,4 +34,22 @@ def hinge(logits_NC: Tensor, labels_N: Tensor, weights_N: Tensor) -> Tensor:
     return ((1 - own[:, 0] + others).clamp(min=0) * weights_N).sum()
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": mse, "hinge": hinge}
+def binary_cross_entropy(logits_NC: Tensor, labels_NC: Tensor, weights_NC: Tensor) -> Tensor:
+    """sum w * (log(1 + exp(z)) - label * z), in nats, of classes that are each there (1) or not (0)."""
+    nats = F.binary_cross_entropy_with_logits(logits_NC.float(), labels_NC.float(), reduction="none")
+    return (nats * weights_NC).sum()
+
+
+def binary_hinge(logits_NC: Tensor, labels_NC: Tensor, weights_NC: Tensor) -> Tensor:
+    """sum w * max(0, 1 - y z) with y = 1 where the class is there, else -1 (Cortes and Vapnik 1995)."""
+    signs_NC = 2 * labels_NC.float() - 1
+    return ((1 - signs_NC * logits_NC.float()).clamp(min=0) * weights_NC).sum()
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "mse": mse,
+    "hinge": hinge,
+    "binary_cross_entropy": binary_cross_entropy,
+    "binary_hinge": binary_hinge,
+}

@@ -46,6 +46,7 @@ def packed(model: AnyModule, rows: int) -> AnyModule:
     double = copy.deepcopy(model, shared)
     for module in list(double.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and child.weight.numel() * rows >= FEWEST:
+            # Exactly these: one with adapters is more than its weight.
+            if type(child) in (nn.Linear, LMHead) and child.weight.numel() * rows >= FEWEST:
                 setattr(module, name, PackedLinear(child, rows))
     return double

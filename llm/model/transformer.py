@@ -146,6 +146,13 @@ class Transformer(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+def states_at(hidden_BTD: Tensor, positions_BK: Tensor) -> Tensor:
+    """[B, K, D]: the states at these positions of each row."""
+    batch, length, width = hidden_BTD.shape
+    rows = torch.arange(batch, device=positions_BK.device)[:, None] * length
+    return hidden_BTD.reshape(-1, width)[(rows + positions_BK).flatten()].view(batch, -1, width)
+
+
 def places_in_documents(documents_BT: Tensor, there: Tensor) -> Tensor:
     """Each token's distance from the first of its document, [B, T]."""
     changes = torch.ones_like(documents_BT, dtype=torch.bool)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.lease import Pass
 from cluster.places import ObjectPath, Place
-from llm.settings import PretrainSettings
+from llm.run_settings import RunSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.ledger import Ledger
 from llm.train.mfu import Utilisation
@@ -33,7 +33,7 @@ def open_ledger(
 def make_tracker(
     folder: RunFolder,
     scratch: Path,
-    settings: PretrainSettings,
+    settings: RunSettings,
     state: RunState,
     config: dict[str, Any],
     metrics: MetricsFile,
@@ -53,7 +53,7 @@ def open_wandb(
     run: Place,
     scratch: Path,
     run_id: str,
-    settings: PretrainSettings,
+    settings: RunSettings,
     config: dict[str, Any],
     earlier: Iterable[dict[str, Any]] = (),
     beat: Callable[[], None] = lambda: None,

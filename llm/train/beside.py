@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster import places
-from llm.settings import PretrainSettings
+from llm.run_settings import RunSettings
 from llm.train.checkpoints.retention import Beside, Keep
 from llm.train.run_folder import RunFolder, read_lines
 from llm.train.validations import LateRows, Needs, late_losses
@@ -17,7 +17,7 @@ def late_rows(folder: RunFolder) -> LateRows:
     return LateRows(lambda: read_lines(folder.validation), seconds)
 
 
-def read_beside(folder: RunFolder, settings: PretrainSettings) -> Beside:
+def read_beside(folder: RunFolder, settings: RunSettings) -> Beside:
     """What a sweep must know of validations beside the training."""
     found = list(read_lines(folder.validation))
     if settings.validation.where == "trainer":
@@ -25,6 +25,6 @@ def read_beside(folder: RunFolder, settings: PretrainSettings) -> Beside:
     return Beside(late_losses(found), Needs(settings, found))
 
 
-def keep_of(settings: PretrainSettings) -> Keep:
+def keep_of(settings: RunSettings) -> Keep:
     wanted = settings.checkpoint
     return Keep(wanted.keep, wanted.keep_every, wanted.keep_best)

@@ -39,9 +39,12 @@ from llm.train.engine import STATES, WEIGHT, Fragment
 from llm.train.objective import Objective, What
 from llm.train.optimizers import (
     Piece,
+    Rate,
     create_states,
+    full_rate,
     in_one_piece,
     make_optimizer,
+    set_rate,
     set_updates,
     states_by_name,
 )
@@ -74,6 +77,7 @@ class ZeroEngine:
         accumulation: int,
         offload: OffloadSettings | None = None,
         overrides: Mapping[str, Any] | None = None,
+        rate: Rate = full_rate,
     ) -> None:
         """`overrides`: keys of DeepSpeed's dict that replace ours (deepspeed_config.check_overrides)."""
         self.objective = objective
@@ -85,13 +89,16 @@ class ZeroEngine:
         # Names and shapes are taken before ZeRO 3 replaces the parameters' data.
         self.named = dict(objective.model.named_parameters())
         self.states = states_by_name(objective, optimizer)
+        learning = sum(p.numel() for p in self.named.values() if p.requires_grad)
         self.config = zero_config(
-            stage, micro_batch, accumulation, optimizer.clip, sum(p.numel() for p in self.named.values()),
-            offload, torch.cuda.is_available(), overrides,
+            stage, micro_batch, accumulation, optimizer.clip, learning, offload, torch.cuda.is_available(),
+            overrides,
         )  # fmt: skip
         self.engine, *_ = deepspeed.initialize(
             model=objective,
-            optimizer=make_optimizer(objective, optimizer, in_one_piece if stage == 0 else self._pieces),
+            optimizer=make_optimizer(
+                objective, optimizer, in_one_piece if stage == 0 else self._pieces, rate
+            ),
             config=self.config,
             dist_init_required=False,
         )
@@ -114,8 +121,7 @@ class ZeroEngine:
         return whole.item() / self.loss_scale
 
     def step(self, lr: float) -> None:
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.engine.optimizer, lr)
         if self.stage == 0:
             if self.loss_scale != 1:
                 torch._foreach_mul_(self._whole_gradients(), 1 / self.loss_scale)
@@ -162,6 +168,9 @@ class ZeroEngine:
         zero = self.engine.optimizer
         if self.stage in (1, 2):
             zero.update_lp_params()
+            for parameter in self.named.values():
+                if not parameter.requires_grad:
+                    self._gather_frozen(parameter)
         elif self.stage == 3:
             persistent = zero.persistent_parameters
             if persistent:
@@ -233,6 +242,8 @@ class ZeroEngine:
 
     def _find_gradient(self, parameter: Any) -> tuple[int, Tensor] | None:
         """Where this worker's part of a parameter's gradient starts, and its values; None: no part."""
+        if not parameter.requires_grad:
+            return None
         if self.stage == 0:
             return None if parameter.grad is None else (0, parameter.grad.view(-1))
         found = self._find(parameter)
@@ -250,7 +261,10 @@ class ZeroEngine:
         zero = self.engine.optimizer
         if self.stage == 0:
             views = {WEIGHT: parameter.detach().view(-1)}
-            return 0, views | {name: values.view(-1) for name, values in _kept(zero.state[parameter])}
+            kept = _kept(zero.state.get(parameter, {}))
+            return 0, views | {name: values.view(-1) for name, values in kept}
+        if not parameter.requires_grad:
+            return self._find_frozen(parameter)
         if self.stage in (1, 2):
             mapping = parameter._hp_mapping
             if mapping is None:
@@ -266,6 +280,33 @@ class ZeroEngine:
         flat = zero.fp32_partitioned_groups_flat[group]
         whole = {WEIGHT: flat.detach()} | dict(_kept(zero.optimizer.state[flat]))
         return start, {state: values.narrow(0, offset, length) for state, values in whole.items()}
+
+    def _find_frozen(self, parameter: Any) -> tuple[int, dict[str, Tensor]] | None:
+        """This worker's share of a parameter that the optimizer does not know; all are of one length.
+
+        Stage 3 has cut it up so, into `ds_tensor`; else every worker has all of it.
+        """
+        if self.stage == 3:
+            numel, share = parameter.ds_numel, parameter.ds_tensor.ds_numel
+        else:
+            numel, share = parameter.numel(), -(-parameter.numel() // self.world)
+        start = dist.get_rank() * share
+        length = min(share, numel - start)
+        if length <= 0:
+            return None
+        if self.stage == 3:
+            return start, {WEIGHT: parameter.ds_tensor.detach().view(-1).narrow(0, 0, length)}
+        return start, {WEIGHT: parameter.detach().view(-1).narrow(0, start, length)}
+
+    def _gather_frozen(self, parameter: Tensor) -> None:
+        """Put a frozen parameter together from the workers' shares of it, bit by bit."""
+        whole = parameter.detach().view(-1)
+        share = -(-whole.numel() // self.world)
+        own, all_ = whole.new_zeros(share), whole.new_empty(self.world * share)
+        part = whole[dist.get_rank() * share :][:share]
+        own[: part.numel()] = part
+        dist.all_gather_into_tensor(all_, own)
+        whole.copy_(all_[: whole.numel()])
 
 
 def _kept(state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -21,11 +21,12 @@ from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.group import Group
 from llm.train.guard import finite
+from llm.train.job import Job
 from llm.train.objective import Objective
 from llm.train.run_folder import RunFolder
 from llm.train.run_order import make_rule
 from llm.train.validate import validate_corpus
-from llm.train.worker import Job, make_deterministic
+from llm.train.worker import make_deterministic
 
 
 def validate_checkpoint(
@@ -41,10 +42,11 @@ def validate_checkpoint(
     checkpoint is damaged or gone.
     """
     make_deterministic()
-    settings = PretrainSettings.model_validate(job.pretrain)
+    settings = job.parsed()
+    assert isinstance(settings, PretrainSettings)
     model_settings = ModelSettings.model_validate(job.model)
     reader = CheckpointReader(checkpoint, weights_only=True)
-    corpus = open_corpus(job.corpus, "read", Cache(*job.cache))
+    corpus = open_corpus(job.data, "read", Cache(*job.cache))
     model = make_model(model_settings, job.vocab_size, settings.seed)
     model.load_state_dict(reader.weights(), strict=True)
     objective = Objective(model.to(device), settings.precision).eval()
@@ -69,7 +71,7 @@ class Evaluator:
 
     def validate(self, checkpoint: str, step: int, most: int | None) -> dict[str, Any]:
         """A line of validation.jsonl. The process dies where it finishes no batch for `hang_seconds`."""
-        began, hang = time.monotonic(), self.job.pretrain["hang_seconds"]
+        began, hang = time.monotonic(), self.job.settings["hang_seconds"]
 
         def beat() -> None:
             fault_point("validation.batch", step=step)

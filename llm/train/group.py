@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,14 @@ class Group:
     def max(self, values: list[float]) -> list[float]:
         """Element-wise maximum over the workers, in fp64."""
         return values if self.world == 1 else self._reduce(values, dist.ReduceOp.MAX)
+
+    def gather(self, value: T) -> list[T]:
+        """What each worker has, in the order of their ranks, on all of them."""
+        if self.world == 1:
+            return [value]
+        values: list[T | None] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return [each for each in values if each is not None]
 
     def agree(self, yes: bool) -> bool:
         """True where every worker says yes."""

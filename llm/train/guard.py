@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cluster.errors import RunError
 from llm.data.ranges import Range
+from llm.run_settings import RunSettings
 from llm.training_settings import GuardSettings
 
 Why = Literal["loss", "gradient", "spike", "loss scale"]
@@ -82,19 +83,20 @@ def after_skipped(state: GuardState, why: Why) -> GuardState:
     return replace(state, skipped=state.skipped + 1, in_row=in_row)
 
 
-def check_row(state: GuardState, settings: GuardSettings, step: int, samples: Range, told: str) -> None:
+def check_row(state: GuardState, settings: RunSettings, step: int, samples: Range, told: str) -> None:
     """RunError where as many steps in a row were skipped as may be.
 
     `samples`: [first, end) of the whole row; `told`: what was wrong with the last of them, in words.
     """
-    if state.in_row < settings.max_skips:
+    section = settings.section
+    if state.in_row < settings.guard.max_skips:
         return
     raise RunError(
         f"step {step}: {told}; it is the last of {state.in_row} steps in a row that were skipped "
-        f"(pretrain.guard.max_skips), over samples {samples[0]} to {samples[1] - 1}. The last step that "
+        f"({section}.guard.max_skips), over samples {samples[0]} to {samples[1] - 1}. The last step that "
         f"changed the weights is {state.last_applied}, and the last checkpoint is good. Look at these "
-        "samples (--accept pretrain.skip_samples leaves out what lies ahead of a checkpoint), or lower "
-        "pretrain.optimizer.lr"
+        f"samples (--accept {section}.skip_samples leaves out what lies ahead of a checkpoint), or lower "
+        f"{section}.optimizer.lr"
     )
 
 

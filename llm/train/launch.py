@@ -18,13 +18,15 @@ from cluster.places import PlaceError
 from cluster.settings import ClusterSettings
 from llm.data.batches import padding
 from llm.presets import other_than_preset
+from llm.run_settings import RunSettings
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.checkpoints.save import committed_folders, step_of
+from llm.train.job import Job
 from llm.train.progress import Progress, say
 from llm.train.run_folder import RunFolder
 from llm.train.run_order import check_goes_on, even_micro_batch, make_order, make_rule
-from llm.train.worker import Job, work_here
+from llm.train.worker import work_here
 
 STOP = "stop"
 LOST_SECONDS = 10.0
@@ -35,11 +37,12 @@ RAY_WORKERS = "llm.train.ray_workers"
 START_SECONDS = 20.0  # after which an elastic group is planned anew: a lost node may have been counted on
 
 
-def check_length(model: ModelSettings, settings: PretrainSettings) -> None:
+def check_length(model: ModelSettings, settings: RunSettings) -> None:
     """UserError where a sample is longer than what the model can see."""
     if settings.length > model.context:
         raise UserError(
-            f"pretrain.length is {settings.length} tokens, model.context {model.context}: a sample must fit"
+            f"{settings.section}.length is {settings.length} tokens, model.context {model.context}: "
+            "a sample must fit"
         )
 
 
@@ -64,10 +67,15 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, ru
         if len(order.sources) > 1:
             shares = ", ".join(f"{s.name} {w:.4g}" for s, w in zip(order.sources, order.weights, strict=True))
             print(f"samples by source: {shares}", file=sys.stderr)
+    tell_of_padding(settings)
+
+
+def tell_of_padding(settings: RunSettings) -> None:
+    """Where a batch does not divide among the workers, what that costs."""
     rows = even_micro_batch(settings.batch, settings.workers.max, settings.micro_batch)
     if wasted := padding(settings.batch, settings.workers.max, rows):
         print(
-            f"{wasted:.1%} of the rows computed are padding: pretrain.batch {settings.batch} over "
+            f"{wasted:.1%} of the rows computed are padding: {settings.section}.batch {settings.batch} over "
             f"{settings.workers.max} workers in micro-batches of {rows}",
             file=sys.stderr,
         )
@@ -76,7 +84,7 @@ def check_fits(model: ModelSettings, settings: PretrainSettings, corpus: Any, ru
 def launch(
     job: Job,
     run: RunFolder,
-    settings: PretrainSettings,
+    settings: RunSettings,
     cluster: ClusterSettings,
     out: str,
     begin: Callable[[], None],
@@ -103,11 +111,12 @@ def launch(
             with ray_session(cluster):
                 from llm.train.ray_workers import train_on_ray
 
-                check_output_place(out, "pretrain.out")
-                validation = settings.validation
+                check_output_place(out, f"{settings.section}.out")
+                validation, section = settings.validation, settings.section
+                beside = validation.cpus if validation.where == "workers" else 0
                 cpus = cpus_for_each(
-                    settings.workers.min, settings.workers.max, settings.cpus_per_worker, "pretrain", cluster,
-                    ("pretrain.validation.cpus", validation.cpus if validation.where == "workers" else 0),
+                    settings.workers.min, settings.workers.max, settings.cpus_per_worker, section, cluster,
+                    (f"{section}.validation.cpus", beside),
                 )  # fmt: skip
                 begin()
                 _tell_of_start(run, f"{settings.workers} worker{'s' * (settings.workers.max > 1)}")
@@ -121,7 +130,7 @@ def launch(
     _raise_failure(run, job)
 
 
-def _set_environment(settings: PretrainSettings, own: bool) -> None:
+def _set_environment(settings: RunSettings, own: bool) -> None:
     """Ray Train's settings, which it has from the environment alone. `own`: Ray is started for this run."""
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings.hang_seconds)
     # The controller asks its workers this often; the default of 2 s is felt at start and end.
@@ -135,7 +144,7 @@ def _set_environment(settings: PretrainSettings, own: bool) -> None:
 def _tell_of_start(run: RunFolder, workers: str) -> None:
     for newest in committed_folders(run.checkpoints)[:1]:
         say(f"continuing at step {step_of(newest)} from {newest.name}")
-    say(f"starting {workers}: each reads the corpus, then its gradients are checked")
+    say(f"starting {workers}: each reads its data, then its gradients are checked")
 
 
 def _until_done(train: Callable[[], None], run: RunFolder, lease: Lease) -> None:

@@ -13,11 +13,12 @@ import torch
 from cluster.fault_points import Where, fault_factor, fault_point
 from data_jobs.hashes import h64
 from llm.data.batches import BatchPlan
-from llm.data.loader import Loader
+from llm.data.loader import BatchLoader
 from llm.data.ranges import ranges_of
-from llm.data.samples import Batch, MicroBatch
-from llm.model.inputs import Inputs
-from llm.settings import PretrainSettings
+from llm.data.samples import Batch
+from llm.run_settings import RunSettings
+from llm.tasks.inputs import inputs_of
+from llm.train.best import after_score, is_over
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
 from llm.train.engine import Engine
@@ -34,10 +35,10 @@ from llm.train.validations import is_due, most_samples
 class Parts:
     """What the loop works with, assembled by worker.py."""
 
-    settings: PretrainSettings
+    settings: RunSettings
     group: Group
     engine: Engine
-    loader: Loader
+    loader: BatchLoader
     saver: CheckpointSaver
     clock: StepClock
     log: Callable[[dict[str, Any]], None]
@@ -50,6 +51,12 @@ class Parts:
     on_commit: Callable[[int], None]
     rewind: Callable[[RunState, BatchPlan, str], RunState | None]
     """After a spike: the state to go on from; None: the step is skipped instead."""
+    score: Callable[[dict[str, Any]], float | None] = lambda found: found.get("val_loss")
+    """What checkpoints are compared by, of a validation's numbers: the lowest is best."""
+    patience: int | None = None
+    """Validations in a row without a better score after which the training ends."""
+    least_gain: float = 0.0
+    """By how much a score must be better to count."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,9 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
         values = {"step": 0, "time": time.time(), **parts.validate(0, settings.validation.max_samples)}
         parts.log(values)
     clock.restart()
-    with parts.loader.iterate(state.step, settings.steps) as batches:
+    # One that ended early, and was stopped before it said so, has nothing to do.
+    end = state.step if is_over(state.best, parts.patience) else settings.steps
+    with parts.loader.iterate(state.step, end) as batches:
         for batch in batches:
             fault_point("train.step", step=batch.step + 1, rank=parts.group.rank, sample=batch.numbers)
             parts.engine.loss_scale = state.loss_scale
@@ -99,7 +108,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 guard = after_skipped(state.guard, why)
                 notes |= {"skipped": why, "skipped_samples": ranges_of(batch.numbers)}
             scale = state.loss_scale
-            state = _after(state, batch, parts, guard, overflow)
+            state = _after(state, batch, parts, guard, overflow, int(counts["cells"]))
             values = {
                 "loss": sums.loss,
                 **(sums.losses if len(sums.losses) > 1 else {}),
@@ -109,14 +118,20 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 "sample_digest": f"{sums.digest:016x}",
                 **notes,
             }
-            values = {"step": state.step, "time": time.time()} | values | clock.lap(state, len(batch.numbers))
+            values = {"step": state.step, "time": time.time()} | values | clock.lap(state, counts["cells"])
             parts.beat()
             if sums.committed_step > seen_commit:
                 seen_commit = sums.committed_step
                 parts.on_commit(seen_commit)
             found = _look(parts, state)
+            score = _agreed(parts, parts.score(found))
+            if score is not None:
+                state = replace(state, best=after_score(state.best, state.step, score, parts.least_gain))
+            ends = is_over(state.best, parts.patience)
+            if ends and is_due(state.step, settings) and settings.validation.max_samples is not None:
+                found |= parts.validate(state.step, None)
             values |= found
-            last = sums.stop or state.step == settings.steps
+            last = sums.stop or ends or state.step == settings.steps
             saves = last or save_wanted or state.step % settings.checkpoint.every == 0
             logs = bool(saves or notes or state.step % settings.log_every == 0)  # alike on all workers
             if logs:
@@ -125,15 +140,15 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 parts.log(values)
             if why is not None:
                 begin = int(parts.loader.plan.numbers(guard.last_applied)[0])
-                check_row(guard, settings.guard, state.step, (begin, state.next_number), told)
+                check_row(guard, settings, state.step, (begin, state.next_number), told)
             notes = {}
             # Saved after it is logged: whoever resumes from this checkpoint finds its line.
             if saves:
-                parts.saver.save(state, found.get("val_loss"))
+                parts.saver.save(state, found.get("val_loss"), score)
                 save_wanted = False
                 parts.beat()
             clock.restart()
-            if sums.stop:
+            if last:
                 break
     parts.saver.finish()
     if (
@@ -144,8 +159,13 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
     return state, values
 
 
-def _after(state: RunState, batch: Batch, parts: Parts, guard: GuardState, overflow: bool) -> RunState:
-    """The run's state after a step on this batch, which was skipped where its loss scale was too large."""
+def _after(
+    state: RunState, batch: Batch, parts: Parts, guard: GuardState, overflow: bool, cells: int
+) -> RunState:
+    """The run's state after a step on this batch, which was skipped where its loss scale was too large.
+
+    `cells`: tokens of the batch's rows, over all workers.
+    """
     settings = parts.settings
     scale = state.loss_scale, state.loss_scale_steps
     if settings.precision == "fp16":
@@ -154,7 +174,7 @@ def _after(state: RunState, batch: Batch, parts: Parts, guard: GuardState, overf
         state,
         step=batch.step + 1,
         next_number=batch.next_number,
-        tokens=state.tokens + len(batch.numbers) * settings.length,
+        tokens=state.tokens + cells,
         guard=guard,
         loss_scale=scale[0],
         loss_scale_steps=scale[1],
@@ -162,9 +182,10 @@ def _after(state: RunState, batch: Batch, parts: Parts, guard: GuardState, overf
 
 
 def _count(parts: Parts, batch: Batch) -> dict[str, float]:
-    """What the terms of the loss are divided by: targets and pairs with weight of the whole batch."""
-    tokens, pairs = parts.group.sum([batch.tokens, batch.pairs])
-    return {"tokens": tokens, "pairs": pairs}
+    """Of the whole batch: weights of targets and of pairs, by which terms of the loss are divided, and tokens
+    of its rows."""
+    tokens, pairs, cells = parts.group.sum([batch.tokens, batch.pairs, batch.cells])
+    return {"tokens": tokens, "pairs": pairs, "cells": cells}
 
 
 def _accumulate(parts: Parts, batch: Batch, counts: dict[str, float]) -> list[float]:
@@ -209,6 +230,13 @@ def _exchange(
     return StepSums(norm, losses, loss, join_digest(rest[:4]), stop > 0, save > 0, int(committed) - 1)
 
 
+def _agreed(parts: Parts, score: float | None) -> float | None:
+    """The first worker's: what ends a training must be equal to the bit on machines that are not."""
+    if score is None or not math.isfinite(score):
+        return None
+    return parts.group.sum([score if parts.group.rank == 0 else 0.0])[0]
+
+
 def _look(parts: Parts, state: RunState) -> dict[str, Any]:
     """Validation and samples where they are due; what validation found."""
     settings, found = parts.settings, dict[str, Any]()
@@ -218,12 +246,3 @@ def _look(parts: Parts, state: RunState) -> dict[str, Any]:
     if last or (settings.samples.every and state.step % settings.samples.every == 0):
         parts.write_samples(state.step)
     return found
-
-
-def inputs_of(micro: MicroBatch, device: torch.device) -> Inputs:
-    """A micro-batch on the device."""
-    arrays = (
-        micro.inputs, micro.targets, micro.weights, micro.positions, micro.documents, micro.segments,
-        micro.next_labels, micro.next_weights, micro.values,
-    )  # fmt: skip
-    return Inputs._make(None if a is None else torch.from_numpy(a) for a in arrays).to(device)

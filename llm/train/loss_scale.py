@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from llm.settings import PretrainSettings
+from llm.run_settings import RunSettings
 from llm.train.checkpoints.layout import RunState
 from llm.training_settings import LossScaleSettings
 
 
-def with_scale(state: RunState, settings: PretrainSettings) -> RunState:
+def with_scale(state: RunState, settings: RunSettings) -> RunState:
     """A state to start from, also where the run had another precision before."""
     if settings.precision != "fp16":
         return replace(state, loss_scale=1.0, loss_scale_steps=0)
@@ -18,7 +18,7 @@ def with_scale(state: RunState, settings: PretrainSettings) -> RunState:
     return replace(state, loss_scale=settings.loss_scale.initial) if fresh else state
 
 
-def is_overflow(loss: float, norm: float, scale: float, settings: PretrainSettings) -> bool:
+def is_overflow(loss: float, norm: float, scale: float, settings: RunSettings) -> bool:
     """Whether a step failed by the scale alone: then it is skipped, and the next has a smaller one.
 
     Where the loss itself is not finite, or the scale is the least already, another scale would not help.

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from llm.model.counts import training_flops
-from llm.settings import ModelSettings, PretrainSettings
+from llm.run_settings import RunSettings
+from llm.settings import ModelSettings
 from llm.train.group import Group
 from llm.train.peaks import TERA, published_peak
 
@@ -39,6 +40,8 @@ class Utilisation:
     precision: str
     source: str | None
     """Whose figure its peak is."""
+    section: str = "pretrain"
+    """Of the recipe, for messages."""
 
     @property
     def peak(self) -> float | None:
@@ -68,7 +71,7 @@ class Utilisation:
         if self.peaks is None:
             return (
                 f"FLOP/s: {each} (3 x the forward's matrix products). No mfu: no published {self.precision} "
-                f"peak of {self.device} is known here; pretrain.peak_tflops gives one"
+                f"peak of {self.device} is known here; {self.section}.peak_tflops gives one"
             )
         kinds = sorted(set(self.peaks))
         peaks = " or ".join(f"{peak / TERA:g}" for peak in kinds)
@@ -76,10 +79,12 @@ class Utilisation:
 
 
 def measure_by(
-    model: ModelSettings, vocab_size: int, settings: PretrainSettings, group: Group
+    model: ModelSettings, vocab_size: int, settings: RunSettings, group: Group, guessed: float
 ) -> Utilisation:
-    """What this group's tokens/s are measured by; all workers call it."""
-    guessed = settings.masking.share if model.kind == "bert" else 1.0
+    """What this group's tokens/s are measured by; all workers call it.
+
+    `guessed`: share of a row's tokens whose logits over the vocabulary are needed.
+    """
     device = _name(group.device)
     peak, source = _peak(device, settings)
     peaks = group.sum([peak if rank == group.rank else 0.0 for rank in range(group.world)])
@@ -90,13 +95,14 @@ def measure_by(
         device=device,
         precision=settings.precision,
         source=source,
+        section=settings.section,
     )
 
 
-def _peak(device: str, settings: PretrainSettings) -> tuple[float, str | None]:
+def _peak(device: str, settings: RunSettings) -> tuple[float, str | None]:
     """FLOP/s of this worker's device, 0 where it is not known, and who says so."""
     if settings.peak_tflops is not None:
-        return settings.peak_tflops * TERA, "pretrain.peak_tflops"
+        return settings.peak_tflops * TERA, f"{settings.section}.peak_tflops"
     found = published_peak(device, settings.precision)
     if found is None:
         return 0.0, None

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from llm.model import Model
+from llm.model import BERT, Model
 from llm.model.inputs import Inputs
 
 What = Literal["losses", "measures", "logits", "outputs"]
@@ -37,7 +37,7 @@ class Objective(nn.Module):
         """The model's `losses`, where they are compiled as a whole (llm.train.compiling)."""
 
     def forward(self, inputs: Inputs, what: What = "losses") -> Tensor:
-        """Sums in the order of the model's `terms` or `measured`; logits; what a task's head says of each row."""
+        """Sums in the order of the model's `terms` or `measured`; logits; what a task's head says of rows."""
         with torch.autocast(inputs.ids.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             if what == "losses":
                 losses = self.compiled or self.model.losses
@@ -48,5 +48,6 @@ class Objective(nn.Module):
                     case "measures":
                         return self.model.measures(inputs)
                     case "outputs":
+                        assert not isinstance(self.model, BERT), "it has heads of pretraining alone"
                         return self.model.outputs(inputs)
                 return self.model(inputs.ids)

@@ -38,6 +38,8 @@ class Piece(NamedTuple):
 Pieces = Callable[[Tensor, Tensor], Iterable[Piece]]
 """(what the optimizer has for a parameter, values of its shape) -> matrices of these values. All workers call
 it together."""
+Rate = Callable[[str], float]
+"""A parameter's name to its share of the learning rate."""
 
 
 def in_one_piece(parameter: Tensor, values: Tensor) -> Iterable[Piece]:
@@ -60,35 +62,54 @@ def states_of(settings: OptimizerSettings, dims: int, in_block: bool = True) -> 
     return ADAM
 
 
-def parameter_groups(objective: Objective, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Parameters that are treated alike: blocks' matrices under Muon, then by weight decay.
+def full_rate(name: str) -> float:
+    """Every parameter learns at the learning rate itself."""
+    return 1.0
 
-    Each group has `weight_decay`, `muon` and `states`, the names of what is kept for each parameter.
+
+def parameter_groups(
+    objective: Objective, settings: OptimizerSettings, rate: Rate = full_rate
+) -> list[dict[str, Any]]:
+    """Parameters that are treated alike: blocks' matrices under Muon, then by weight decay and rate.
+
+    Frozen ones are in none. Each group has `weight_decay`, `muon`, `states`, the names of what is kept for
+    each parameter, and `rate`, its share of the learning rate (see `set_rate`).
     """
     embeds = {id(m.weight) for m in objective.modules() if isinstance(m, nn.Embedding)}
     decay_of_embeds = settings.weight_decay if settings.embedding_decay is None else settings.embedding_decay
-    groups: dict[tuple[bool, float, tuple[str, ...]], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, tuple[str, ...], float], list[nn.Parameter]] = {}
     named = sorted(objective.model.named_parameters(), key=lambda item: item[1].dim() < 2)  # matrices first
     for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
         in_block = _in_block(name)
         muon = settings.kind == "muon" and in_block and parameter.dim() == 2
         if parameter.dim() < 2:
             decay = settings.vector_decay
         else:
             decay = decay_of_embeds if id(parameter) in embeds else settings.weight_decay
-        key = (muon, decay, states_of(settings, parameter.dim(), in_block))
+        key = (muon, decay, states_of(settings, parameter.dim(), in_block), rate(name))
         groups.setdefault(key, []).append(parameter)
     return [
-        {"params": params, "weight_decay": decay, "muon": muon, "states": states}
-        for (muon, decay, states), params in groups.items()
+        {"params": params, "weight_decay": decay, "muon": muon, "states": states, "rate": share}
+        for (muon, decay, states, share), params in groups.items()
     ]
 
 
+def set_rate(optimizer: Any, lr: float) -> None:
+    """Give each group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["rate"]
+
+
 def states_by_name(objective: Objective, settings: OptimizerSettings) -> dict[str, tuple[str, ...]]:
-    """What is kept of each parameter, its weight first. To be asked before ZeRO 3 has cut parameters up."""
+    """What is kept of each parameter, its weight first, and of a frozen one nothing else.
+
+    To be asked before ZeRO 3 has cut parameters up.
+    """
     return {
-        name: (WEIGHT, *states_of(settings, parameter.dim(), _in_block(name)))
-        for name, parameter in objective.model.named_parameters()
+        name: (WEIGHT, *(states_of(settings, p.dim(), _in_block(name)) if p.requires_grad else ()))
+        for name, p in objective.model.named_parameters()
     }
 
 
@@ -97,7 +118,10 @@ def _in_block(name: str) -> bool:
 
 
 def make_optimizer(
-    objective: Objective, settings: OptimizerSettings, pieces: Pieces = in_one_piece
+    objective: Objective,
+    settings: OptimizerSettings,
+    pieces: Pieces = in_one_piece,
+    rate: Rate = full_rate,
 ) -> torch.optim.Optimizer:
     """The optimizer that the settings name. With weight decay L, learning rate r and gradient g:
 
@@ -105,7 +129,7 @@ def make_optimizer(
     L w, then the same without L (Kingma and Ba 2015). sgd: g += L w; m = momentum m + g; w -= r m, Nesterov r
     (g + momentum m) (Sutskever et al. 2013). lion, muon: see the classes. torch's own are one kernel for all.
     """
-    groups = parameter_groups(objective, settings)
+    groups = parameter_groups(objective, settings, rate)
     betas = (settings.beta1, settings.beta2)
     match settings.kind:
         case "adamw":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from llm.settings import ModelSettings, PretrainSettings
+from llm.train.job import Job
 from llm.train.memory import Need, memory_of
 from llm.train.planning import GIB, gib, with_changes
 from llm.train.run_order import even_micro_batch
@@ -23,9 +23,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def advice(model: dict[str, Any], pretrain: dict[str, Any], vocab_size: int, workers: int, gpu: bool) -> str:
+def advice(job: Job, workers: int, gpu: bool) -> str:
     """What the running settings take of a worker by the plan, and what each change that helps would take."""
-    shape, settings = ModelSettings.model_validate(model), PretrainSettings.model_validate(pretrain)
+    shape, settings, vocab_size = ModelSettings.model_validate(job.model), job.parsed(), job.vocab_size
+    if not isinstance(settings, PretrainSettings):  # a task's head and its rows are not in the plan
+        return (
+            f"out of memory. Lower {settings.section}.micro_batch (now {settings.micro_batch}; the batch "
+            f"stays as it is) or {settings.section}.length, raise workers or zero_stage, or train adapters "
+            "alone (lora.rank)"
+        )
     now = memory_of(shape, settings, vocab_size, workers, gpu)
     changes = [
         f"{words}: {gib(need.device)}{_on_host(need)}"

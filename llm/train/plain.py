@@ -9,7 +9,16 @@ from torch import Tensor
 from llm.model.inputs import Inputs
 from llm.train.engine import STATES, WEIGHT, Fragment
 from llm.train.objective import Objective, What
-from llm.train.optimizers import create_states, make_optimizer, set_updates, states_by_name
+from llm.train.optimizers import (
+    Rate,
+    create_states,
+    full_rate,
+    in_one_piece,
+    make_optimizer,
+    set_rate,
+    set_updates,
+    states_by_name,
+)
 from llm.training_settings import OptimizerSettings
 
 
@@ -19,13 +28,15 @@ class PlainEngine:
     partitioned = False
     loss_scale = 1.0
 
-    def __init__(self, objective: Objective, optimizer: OptimizerSettings, world: int) -> None:
+    def __init__(
+        self, objective: Objective, optimizer: OptimizerSettings, world: int, rate: Rate = full_rate
+    ) -> None:
         self.objective = objective
         self.world = world
         self.clip = optimizer.clip
-        self.parameters = list(objective.model.parameters())
+        self.parameters = [p for p in objective.model.parameters() if p.requires_grad]
         self.states = states_by_name(objective, optimizer)
-        self.optimizer = make_optimizer(objective, optimizer)
+        self.optimizer = make_optimizer(objective, optimizer, in_one_piece, rate)
         create_states(self.optimizer, [group["params"] for group in self.optimizer.param_groups])
 
     def accumulate(self, inputs: Inputs, scales: Tensor, last: bool) -> Tensor:
@@ -44,8 +55,7 @@ class PlainEngine:
             torch._foreach_mul_(self._gradients(), 1 / self.loss_scale)
         if self.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, self._norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, lr)
         self.optimizer.step()
         self.skip()
 
@@ -67,7 +77,7 @@ class PlainEngine:
         fragments = []
         for name, parameter in self.objective.model.named_parameters():
             fragments.append(Fragment(name, WEIGHT, 0, parameter.detach().view(-1)))
-            for state, values in self.optimizer.state[parameter].items():
+            for state, values in self.optimizer.state.get(parameter, {}).items():  # a frozen one has none
                 if state in STATES:
                     fragments.append(Fragment(name, state, 0, values.view(-1)))
         return fragments

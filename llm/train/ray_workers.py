@@ -30,13 +30,15 @@ from cluster import places
 from cluster.errors import RunError, UserError
 from cluster.places import ObjectPath, Place
 from cluster.ray_runtime import is_own_ray
+from llm.run_settings import RunSettings
 from llm.settings import PretrainSettings
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.group import Group
+from llm.train.job import Job, Worker
 from llm.train.out_of_memory import advice
-from llm.train.run_folder import RunFolder, last_line
+from llm.train.run_folder import RunFolder, is_finished, last_line
 from llm.train.validators import Validators
-from llm.train.worker import Job, Worker, check_device, work
+from llm.train.worker import check_device, work
 
 WATCH_SECONDS = 5.0
 ROOM_SECONDS = 25.0  # that room must last before it is used: Ray counts its nodes anew every 20 s
@@ -53,7 +55,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     checkpoint: what counts is progress, and a run on machines that come and go is restarted dozens of times.
     With `validation.where` workers it also waits for the validation of the last checkpoint.
     """
-    settings = PretrainSettings.model_validate(job.pretrain)
+    settings = job.parsed()
     run, gpu = RunFolder(places.at(job.run)), _use_gpu(settings)
     bundle = {"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
     if is_own_ray():
@@ -63,6 +65,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
         with _Watch(run, settings, bundle):
             _fit_to_the_end(job, run, settings, bundle)
         return
+    assert isinstance(settings, PretrainSettings)
     with Validators(job, settings, gpu) as validators:
         with _Watch(run, settings, bundle, validators):
             _fit_to_the_end(job, run, settings, bundle)
@@ -70,7 +73,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
             validators.finish(lambda: _asked(run) not in ("", GROW))
 
 
-def _fit_to_the_end(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
+def _fit_to_the_end(job: Job, run: RunFolder, settings: RunSettings, bundle: dict[str, float]) -> None:
     """Ray Train again and again, until the last step or a stop."""
     while True:
         before = {folder.name for folder in committed_folders(run.checkpoints)}
@@ -80,8 +83,8 @@ def _fit_to_the_end(job: Job, run: RunFolder, settings: PretrainSettings, bundle
             saved = committed_folders(run.checkpoints)
             if before.issuperset(folder.name for folder in saved):
                 gpu, workers = "GPU" in bundle, _workers_now(run, settings)
-                words = advice(job.model, job.pretrain, job.vocab_size, workers, gpu)
-                raise _failed(error, settings.max_failures, saved, words) from error
+                words = advice(job, workers, gpu)
+                raise _failed(error, settings, saved, words) from error
             continue
         if _asked(run) != GROW or _is_trained(run, settings):
             return
@@ -100,7 +103,7 @@ class _Trainer(TorchTrainer):
         return [c for c in super()._create_default_callbacks() if not isinstance(c, unneeded)]
 
 
-def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str, float]) -> None:
+def _fit(job: Job, run: RunFolder, settings: RunSettings, bundle: dict[str, float]) -> None:
     gpu, workers = "GPU" in bundle, settings.workers
     # Ray's own folder. For a run in an object store it is one of this machine: nothing of it is needed.
     storage = job.scratch if isinstance(run.path, ObjectPath) else run.path
@@ -128,27 +131,28 @@ def _fit(job: Job, run: RunFolder, settings: PretrainSettings, bundle: dict[str,
     trainer.fit()
 
 
-def _failed(error: BaseException, most: int, saved: Sequence[Place], memory: str) -> RunError:
+def _failed(error: BaseException, settings: RunSettings, saved: Sequence[Place], memory: str) -> RunError:
     good = (
         f"the checkpoint of step {step_of(saved[0])} is the last good one" if saved else "there is none yet"
     )
+    most = settings.max_failures
     times = "1 time" if most == 0 else f"{most + 1} times in a row"
     return RunError(
-        f"the workers failed {times} without a new checkpoint (pretrain.max_failures {most}); {good}, and "
-        f"the same command continues. The last failure: {_cause(error, memory)}"
+        f"the workers failed {times} without a new checkpoint ({settings.section}.max_failures {most}); "
+        f"{good}, and the same command continues. The last failure: {_cause(error, memory)}"
     )
 
 
-def _workers_now(run: RunFolder, settings: PretrainSettings) -> int:
+def _workers_now(run: RunFolder, settings: RunSettings) -> int:
     """How many there were last: an elastic group's are in its metrics."""
     line = last_line(run.metrics)
     return int(line.get("workers", settings.workers.max)) if line else settings.workers.max
 
 
-def _is_trained(run: RunFolder, settings: PretrainSettings) -> bool:
+def _is_trained(run: RunFolder, settings: RunSettings) -> bool:
     """Whether the last step was taken, and the workers have said what there is to say."""
     summary = run.read_summary()
-    return (summary is not None and summary["steps"] >= settings.steps) or run.trained.exists()
+    return is_finished(summary, settings) or run.trained.exists()
 
 
 class _Watch:
@@ -157,11 +161,12 @@ class _Watch:
     def __init__(
         self,
         run: RunFolder,
-        settings: PretrainSettings,
+        settings: RunSettings,
         bundle: dict[str, float],
         validators: Validators | None = None,
     ) -> None:
         self.run, self.workers, self.bundle, self.validators = run, settings.workers, bundle, validators
+        self.section = settings.section
         self._tried: dict[frozenset[str], int] = {}
         self._room: tuple[float, Any] | None = None
         """Since when there is room, and the line of metrics at that time."""
@@ -193,8 +198,8 @@ class _Watch:
             self._told = True
             wanted = ", ".join(f"{amount:g} {name}" for name, amount in self.bundle.items())
             print(
-                f"waiting: pretrain.workers {self.workers} with {wanted} each; the cluster has room "
-                f"for {fits} now. It goes on when nodes come; else lower pretrain.workers",
+                f"waiting: {self.section}.workers {self.workers} with {wanted} each; the cluster has room "
+                f"for {fits} now. It goes on when nodes come; else lower {self.section}.workers",
                 file=sys.stderr,
                 flush=True,
             )
@@ -245,13 +250,13 @@ def _asked(run: RunFolder) -> str:
         return ""
 
 
-def _use_gpu(settings: PretrainSettings) -> bool:
+def _use_gpu(settings: RunSettings) -> bool:
     """By what the cluster has, since the driver often stands on a node without a GPU."""
     gpus, fewest = int(ray.cluster_resources().get("GPU", 0)), settings.workers.min
     if settings.device == "cuda" and gpus < fewest:
         raise UserError(
-            f"pretrain.device is cuda and pretrain.workers {settings.workers}, the cluster has {gpus} GPUs: "
-            "lower workers, or set device to cpu"
+            f"{settings.section}.device is cuda and its workers {settings.workers}, the cluster has {gpus} "
+            "GPUs: lower workers, or set device to cpu"
         )
     use = settings.device == "cuda" or (settings.device == "auto" and gpus >= fewest)
     check_device(settings, use)

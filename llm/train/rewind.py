@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from cluster.errors import RunError
 from llm.data.batches import BatchPlan
 from llm.data.ranges import Range, join
-from llm.settings import PretrainSettings
+from llm.run_settings import RunSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.load import CheckpointReader, load_newest
 from llm.train.checkpoints.save import CheckpointSaver, committed_folders, step_of
@@ -17,7 +17,7 @@ from llm.train.engine import Engine
 from llm.train.group import Group
 
 
-def plan_of(settings: PretrainSettings, left_out: Sequence[Range]) -> BatchPlan:
+def plan_of(settings: RunSettings, left_out: Sequence[Range]) -> BatchPlan:
     """Which samples make each batch: without those that the settings and the run's rewinds leave out."""
     starts = [0, *(until for until, _ in settings.batch_ramp)]
     sizes = [*(size for _, size in settings.batch_ramp), settings.batch]
@@ -44,7 +44,7 @@ class Rewinder:
     spike and goes back again.
     """
 
-    settings: PretrainSettings
+    settings: RunSettings
     group: Group
     engine: Engine
     saver: CheckpointSaver
@@ -66,8 +66,9 @@ class Rewinder:
         if state.guard.rewinds >= guard.max_rewinds:
             raise RunError(
                 f"step {state.step + 1}: {told}, and the run was taken back {state.guard.rewinds} times "
-                f"already (pretrain.guard.max_rewinds). Look at samples {range_[0]} to {range_[1] - 1}; the "
-                "last checkpoint is good. Raise max_rewinds to go on, or lower pretrain.optimizer.lr"
+                f"already ({self.settings.section}.guard.max_rewinds). Look at samples {range_[0]} to "
+                f"{range_[1] - 1}; the last checkpoint is good. Raise max_rewinds to go on, or lower "
+                f"{self.settings.section}.optimizer.lr"
             )
         self.engine.skip()
         loaded = load_newest(self.saver.folder, self.engine, self.group, self.check, target)

@@ -16,9 +16,11 @@ from typing import Any
 
 from cluster import lease, places
 from cluster.errors import RunError, UserError
-from cluster.fields import values_of_kind
+from cluster.fields import Settings, values_of_kind
 from cluster.places import ObjectPath, Place
-from llm.settings import ModelSettings, PretrainSettings
+from llm.run_settings import RunSettings
+from llm.settings import FinetuneSettings, ModelSettings
+from llm.train.best import Best, is_over
 from llm.train.validations import join
 
 FORMAT = "manta-run-1"
@@ -27,7 +29,7 @@ STOP_POLL_SECONDS = 1.0
 # Plan fields on which the order of the samples hangs: they cannot change in mid-run until a run has segments.
 ORDER_FIELDS = (
     "pretrain.batch", "pretrain.batch_ramp", "pretrain.length", "pretrain.lanes", "pretrain.weights",
-    "pretrain.packing", "corpus.corpus_id",
+    "pretrain.packing", "corpus.corpus_id", "finetune.batch", "finetune.batch_ramp", "finetune.length",
 )  # fmt: skip
 
 
@@ -101,7 +103,9 @@ class RunFolder:
             value: dict[str, Any] = json.loads(self.settings.read_bytes())
         except FileNotFoundError:
             if isinstance(self.path, Path) and not self.path.exists():
-                raise UserError(f"{self.path}: no such folder; runs are in runs/<recipe>/pretrain") from None
+                raise UserError(
+                    f"{self.path}: no such folder; runs are in runs/<recipe>/pretrain and /finetune"
+                ) from None
             raise UserError(f"{self.path}: no run folder: it has no {self.settings.name}") from None
         except NotADirectoryError:
             raise UserError(f"{self.path}: a file, not a run folder") from None
@@ -120,6 +124,14 @@ class RunFolder:
         except FileNotFoundError:
             return None
         return value
+
+
+def is_finished(summary: dict[str, Any] | None, settings: RunSettings) -> bool:
+    """Whether a run has come to its end with these settings: its last step, or an early stop."""
+    if summary is None or summary["steps"] >= settings.steps:
+        return summary is not None
+    patience = settings.early_stop.patience if isinstance(settings, FinetuneSettings) else None
+    return is_over(Best(**summary["state"].get("best", {})), patience)
 
 
 class StopSign:
@@ -203,8 +215,8 @@ def joined_lines(folder: RunFolder) -> Iterator[dict[str, Any]]:
 def open_run(
     folder: RunFolder,
     model: ModelSettings,
-    pretrain: PretrainSettings,
-    corpus: dict[str, Any],
+    settings: RunSettings,
+    data: dict[str, Any],
     accept: Sequence[str] = (),
     fresh: bool = False,
     start: dict[str, str] | None = None,
@@ -213,13 +225,16 @@ def open_run(
 
     Raises UserError that names each field in which the folder's run differs, old and new. Plan fields named
     in `accept` may differ; what was accepted is recorded. `fresh`: whatever is there will be set aside.
+    `data`: what the record says beside model and settings: `corpus`, and of a fine-tuning `task` and
+    `examples`.
     """
+    section = settings.section
     record: dict[str, Any] = {
         "format": FORMAT,
-        "run_id": f"{folder.path.name}-{secrets.token_hex(4)}",
+        "run_id": settings.wandb.run_id or f"{folder.path.name}-{secrets.token_hex(4)}",
         "model": model.model_dump(mode="json"),
-        "pretrain": pretrain.model_dump(mode="json"),
-        "corpus": corpus,
+        section: settings.model_dump(mode="json"),
+        **data,
         "start": start,
         "environment": environment(),
         "accepted": [],
@@ -230,32 +245,35 @@ def open_run(
         saved = folder.read_settings()
         # A field that came later had its default's meaning.
         saved["model"] = ModelSettings.model_validate(saved["model"]).model_dump(mode="json")
-        saved["pretrain"] = PretrainSettings.model_validate(saved["pretrain"]).model_dump(mode="json")
-        differing = list(differences(saved, model, pretrain, corpus))
+        if section not in saved:
+            kind = "pretraining" if "pretrain" in saved else "fine-tuning"
+            raise UserError(f"{folder.path}: holds a {kind}: choose another --{section}.out")
+        saved[section] = type(settings).model_validate(saved[section]).model_dump(mode="json")
+        differing = list(differences(saved, model, settings, data))
         refused = [
             row for row in differing if row[0] not in accept or row[3] == "identity" or row[0] in ORDER_FIELDS
         ]
         if saved.get("start") != start:
-            refused.append(("pretrain.start_from", saved.get("start"), start, "identity"))
+            refused.append((f"{section}.start_from", saved.get("start"), start, "identity"))
         if refused:
-            raise UserError(_refusal(folder, refused))
+            raise UserError(_refusal(folder, section, refused))
         record["run_id"] = saved["run_id"]
         record["accepted"] = saved["accepted"] + [
             {"field": name, "old": old, "new": new, "time": time.time()} for name, old, new, _ in differing
         ]
     elif folder.path.is_dir() and any(map(_is_foreign, folder.path.iterdir())):
         if folder.settings.exists():  # another start made it at this moment
-            return open_run(folder, model, pretrain, corpus, accept, fresh, start)
-        raise UserError(f"{folder.path}: not empty, and no run of ours: choose another --pretrain.out")
+            return open_run(folder, model, settings, data, accept, fresh, start)
+        raise UserError(f"{folder.path}: not empty, and no run of ours: choose another --{section}.out")
     return record
 
 
-def _refusal(folder: RunFolder, refused: Sequence[tuple[str, Any, Any, str]]) -> str:
+def _refusal(folder: RunFolder, section: str, refused: Sequence[tuple[str, Any, Any, str]]) -> str:
     """What differs, and what can be done about it: --accept is offered where it helps, and nowhere else."""
     lines = [f"{name}: {old!r} there, {new!r} now ({kind})" for name, old, new, kind in refused]
     ordered = [name for name, *_ in refused if name in ORDER_FIELDS]
     accepted = [name for name, _, _, kind in refused if kind == "plan" and name not in ORDER_FIELDS]
-    lines.append("Use the old values, another --pretrain.out, or --fresh (the old folder is kept)")
+    lines.append(f"Use the old values, another --{section}.out, or --fresh (the old folder is kept)")
     if ordered:
         lines.append(
             f"No --accept for {', '.join(ordered)}: the order of the samples hangs on it, and a run that has "
@@ -278,20 +296,26 @@ def begin_run(folder: RunFolder, record: dict[str, Any]) -> None:
 
 
 def differences(
-    saved: dict[str, Any], model: ModelSettings, pretrain: PretrainSettings, corpus: dict[str, Any]
+    saved: dict[str, Any], model: ModelSettings, settings: RunSettings, data: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any, str]]:
     """(field, saved value, present value, kind) of every identity and plan field that differs."""
-    for section, settings in (("model", model), ("pretrain", pretrain)):
+    parts: tuple[tuple[str, Settings], ...] = (("model", model), (settings.section, settings))
+    for section, part in parts:
         for kind in ("identity", "plan"):
-            for dotted, value in values_of_kind(settings, kind).items():
+            for dotted, value in values_of_kind(part, kind).items():
                 old: Any = saved[section]
-                for part in dotted.split("."):
-                    old = old.get(part) if isinstance(old, dict) else None
+                for name in dotted.split("."):
+                    old = old.get(name) if isinstance(old, dict) else None
                 if old != value:
                     yield f"{section}.{dotted}", old, value, kind
-    for name, kind in (("tokenizer", "identity"), ("corpus_id", "plan")):
-        if saved["corpus"].get(name) != corpus[name]:
-            yield f"corpus.{name}", saved["corpus"].get(name), corpus[name], kind
+    facts = (
+        ("corpus", "tokenizer", "identity"),
+        ("corpus", "corpus_id", "plan"),
+        ("examples", "digest", "identity"),
+    )
+    for of, name, kind in facts:
+        if of in data and name in data[of] and saved[of].get(name) != data[of][name]:
+            yield f"{of}.{name}", saved[of].get(name), data[of][name], kind
 
 
 def set_aside(path: Place) -> Place | None:

@@ -9,9 +9,11 @@ from cluster.errors import RunError, UserError
 from cluster.places import Place
 from llm.data import ranges
 from llm.data.batches import micro_steps
+from llm.data.loader import SampleOrder
 from llm.data.masking import vocabulary_of
 from llm.data.order import Order, order_of_corpus
 from llm.data.rules import Rule, rule_of
+from llm.run_settings import RunSettings
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.checkpoints.save import committed_folders
@@ -52,11 +54,12 @@ def shared_order(
     return first or make_order(corpus, settings, rule, folder.plans)
 
 
-def check_goes_on(reader: CheckpointReader, order: Order, settings: PretrainSettings) -> None:
+def check_goes_on(reader: CheckpointReader, order: SampleOrder, settings: RunSettings) -> None:
     """UserError where these settings cannot go on from a checkpoint."""
     if reader.state.step > settings.steps:
         raise UserError(
-            f"pretrain.steps is {settings.steps}, the run stands at step {reader.state.step} already"
+            f"{settings.section}.steps is {settings.steps}, the run stands at step {reader.state.step} "
+            "already"
         )
     if reader.index["order"] != order.describe():
         raise UserError(
@@ -67,7 +70,7 @@ def check_goes_on(reader: CheckpointReader, order: Order, settings: PretrainSett
     check_skips(reader, settings)
 
 
-def check_skips(reader: CheckpointReader, settings: PretrainSettings) -> None:
+def check_skips(reader: CheckpointReader, settings: RunSettings) -> None:
     """UserError where the ranges to be left out would change what was trained on before this checkpoint."""
     there = [(first, end) for first, end in reader.index["skips"]]
     now = plan_of(settings, reader.state.guard.left_out).skips
@@ -82,8 +85,8 @@ def check_skips(reader: CheckpointReader, settings: PretrainSettings) -> None:
                 older.append((state.step, state.next_number, folder.name))
     step, number, name = max(older, default=(0, 0, ""))
     raise UserError(
-        f"pretrain.skip_samples: leaves other samples out from sample {differ} on, and the checkpoint of "
-        f"step {reader.state.step} stands at sample {reader.state.next_number} already. "
+        f"{settings.section}.skip_samples: leaves other samples out from sample {differ} on, and the "
+        f"checkpoint of step {reader.state.step} stands at sample {reader.state.next_number} already. "
         + (
             f"It would work from the one of step {step} (sample {number}, {name}): move the later ones away "
             f"from {reader.folder.parent}. Or use"
@@ -94,7 +97,7 @@ def check_skips(reader: CheckpointReader, settings: PretrainSettings) -> None:
     )
 
 
-def _difference(saved: dict[str, Any], order: Order) -> str:
+def _difference(saved: dict[str, Any], order: SampleOrder) -> str:
     """The parts in which two orders differ, old and new."""
     now = order.describe()
     return ", ".join(

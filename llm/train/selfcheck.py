@@ -18,12 +18,12 @@ from cluster.errors import RunError
 from data_jobs.hashes import h64
 from llm.data.samples import Batch
 from llm.model.inputs import Inputs
-from llm.settings import PretrainSettings
+from llm.run_settings import RunSettings
+from llm.tasks.inputs import inputs_of
 from llm.train.checkpoints.layout import TensorInfo
 from llm.train.checkpoints.save import tensor_table
 from llm.train.engine import Engine, Fragment
 from llm.train.group import Group
-from llm.train.loop import inputs_of
 from llm.train.objective import Objective
 
 MOST_ELEMENTS = 1 << 28  # whose gradients plain autograd makes: 1 GiB
@@ -44,7 +44,7 @@ def bare_copy(objective: Objective) -> Objective:
 
 
 def check_gradients(
-    engine: Engine, bare: Objective, batch: Batch, group: Group, settings: PretrainSettings
+    engine: Engine, bare: Objective, batch: Batch, group: Group, settings: RunSettings
 ) -> None:
     """RunError, on all workers, where an element of the gradient of each worker's first micro-batch is wrong.
 
@@ -55,7 +55,9 @@ def check_gradients(
         sum(_numel(info) for info in tensors) > MOST_GATHERED
     ):
         if group.rank == 0:
-            print("pretrain.selfcheck is left out: the model is too large to gather", file=sys.stderr)
+            print(
+                f"{settings.section}.selfcheck is left out: the model is too large to gather", file=sys.stderr
+            )
         return
     micro = batch.micro[0]
     counts = group.sum(
@@ -65,7 +67,8 @@ def check_gradients(
     units = engine.objective.model.terms.values()
     scales = torch.tensor([1 / by_unit[u] if by_unit[u] else 0.0 for u in units], device=group.device)
     inputs = inputs_of(micro, group.device)
-    chosen = choose(tensors, MOST_ELEMENTS)
+    learning = {n for n, p in engine.objective.model.named_parameters() if p.requires_grad}
+    chosen = choose([info for info in tensors if info.name in learning], MOST_ELEMENTS)
     places = {info.name: spread(_numel(info), max(1, POINTS // len(chosen))) for info in chosen}
     seed = h64(settings.seed, "selfcheck", batch.step, group.rank) >> 1
     with torch.random.fork_rng([group.device] if group.device.type == "cuda" else []):
@@ -190,7 +193,7 @@ def _tell(
     names: Sequence[str],
     places: dict[str, Tensor],
     group: Group,
-    settings: PretrainSettings,
+    settings: RunSettings,
 ) -> None:
     """Each worker learns what every worker has found; all raise the same RunError."""
     table = [0.0] * (5 * group.world)
@@ -198,8 +201,8 @@ def _tell(
     table = group.sum(table)
     engine = settings.engine + (f" at stage {settings.zero_stage}" if settings.engine == "deepspeed" else "")
     advice = (
-        "Training is refused. Choose another pretrain.zero_stage, pretrain.engine plain, or another release "
-        "of what the engine is made of; pretrain.selfcheck false trains nevertheless"
+        f"Training is refused. Choose another {settings.section}.zero_stage, engine plain, or another "
+        f"release of what the engine is made of; {settings.section}.selfcheck false trains nevertheless"
     )
     for rank in range(group.world):
         tensor, place, theirs, ours, _ = table[5 * rank : 5 * rank + 5]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from llm.data.loader import Loader
+from llm.data.loader import BatchLoader
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import CheckpointSaver
 from llm.train.group import Group
@@ -18,17 +18,15 @@ class StepClock:
 
     def __init__(
         self,
-        length: int,
         group: Group,
-        loader: Loader,
+        loader: BatchLoader,
         saver: CheckpointSaver,
         utilisation: Utilisation,
         ledger: Ledger | None,
     ) -> None:
-        """`length`: tokens of a row. `ledger`: the first worker's."""
+        """`ledger`: the first worker's."""
         self.group, self.loader, self.saver = group, loader, saver
         self.utilisation, self.ledger = utilisation, ledger
-        self._length = length
         self.restart()
 
     def restart(self) -> None:
@@ -36,10 +34,10 @@ class StepClock:
         self._start = time.perf_counter()
         self._waited = self.loader.wait_seconds
 
-    def lap(self, state: RunState, rows: int) -> dict[str, float]:
-        """The step on so many rows that ends in `state` is over: what its line says of it."""
+    def lap(self, state: RunState, tokens: float) -> dict[str, float]:
+        """The step on so many tokens that ends in `state` is over: what its line says of it."""
         seconds = time.perf_counter() - self._start
-        rate = rows * self._length / seconds
+        rate = tokens / seconds
         if self.ledger is not None:
             self.ledger.useful += seconds
         return {

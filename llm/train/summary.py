@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from cluster import places
 from llm.model import Model
-from llm.settings import PretrainSettings
+from llm.run_settings import RunSettings
+from llm.settings import FinetuneSettings
 from llm.train.accounts import totals
 from llm.train.checkpoints.layout import RunState
 from llm.train.checkpoints.save import best_of
@@ -21,7 +23,7 @@ from llm.train.validations import late_losses
 def write_summary(
     folder: RunFolder,
     run_id: str,
-    settings: PretrainSettings,
+    settings: RunSettings,
     model: Model,
     state: RunState,
     last: dict[str, Any],
@@ -54,10 +56,25 @@ def write_summary(
         "attempts": len({row["attempt"] for row in rows}),
         "skipped_steps": state.guard.skipped,
         "best_checkpoint": best_of(folder.checkpoints, late_losses(read_lines(folder.validation))),
+        **(_best(folder, settings, state, rows) if isinstance(settings, FinetuneSettings) else {}),
         "state": asdict(state),
     }
     beside = settings.validation.where == "workers"
     places.write_json(folder.trained if beside else folder.summary, finite(summary))
+
+
+def _best(
+    folder: RunFolder, settings: FinetuneSettings, state: RunState, rows: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Of a fine-tuning: the numbers of its best checkpoint, and whether it ended early."""
+    kept = best_of(folder.checkpoints, {})
+    step = state.step if kept is None else kept["step"]
+    row: dict[str, Any] = next((row for row in reversed(rows) if row["step"] == step), {})
+    return {
+        "stopped_early": state.step < settings.steps,
+        "best_by": settings.best_by,
+        "best": {"step": step, **{n: v for n, v in row.items() if n.startswith("val_")}},
+    }
 
 
 def model_size(model: Model) -> int:

@@ -46,6 +46,8 @@ class Trained(Generic[T]):
 def find_trained(path: Place, take: Callable[[CheckpointReader], T]) -> Trained[T]:
     """A run folder at its newest good checkpoint, or one of its checkpoints. Good: `take` does not raise.
 
+    Of a finished fine-tuning it is the best one, by the number that the run was to compare them by.
+
     UserError where the path is neither, RunError where a file is damaged.
     """
     if (path / INDEX).exists():
@@ -54,7 +56,12 @@ def find_trained(path: Place, take: Callable[[CheckpointReader], T]) -> Trained[
         return Trained(folder, record, reader, take(reader))
     folder = RunFolder(path)
     record = folder.read_settings()
-    found = newest_good(folder.checkpoints, take)
+    found = newest_good(folder.checkpoints, take, _best(folder, record))
     if found is None:
-        raise UserError(f"{path}: has no checkpoint yet; train it first: python -m llm.pretrain")
+        raise UserError(f"{path}: has no checkpoint yet; train it first: the command that made it continues")
     return Trained(folder, record, *found)
+
+
+def _best(folder: RunFolder, record: dict[str, Any]) -> str | None:
+    summary = folder.read_summary() if "finetune" in record else None
+    return summary["best_checkpoint"]["folder"] if summary and summary["best_checkpoint"] else None

@@ -16,9 +16,9 @@ from llm.data.validation import validation_of_corpus
 from llm.model import Model
 from llm.model.inputs import Inputs
 from llm.settings import PretrainSettings
+from llm.tasks.inputs import inputs_of
 from llm.tasks.metrics import bits_per_byte
 from llm.train.group import Group
-from llm.train.loop import inputs_of
 from llm.train.objective import What
 
 Forward = Callable[[Inputs, What], Tensor]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import RunError
-from llm.settings import PretrainSettings
+from llm.run_settings import RunSettings
 
 Row = Mapping[str, Any]
 
@@ -19,13 +19,13 @@ LOSS = "val_loss"
 SENT_AGAIN = 3
 
 
-def is_due(step: int, settings: PretrainSettings) -> bool:
+def is_due(step: int, settings: RunSettings) -> bool:
     """Whether the weights after this step (1 is the first) are validated."""
     every = settings.validation.every
     return step == settings.steps or bool(every and step % every == 0)
 
 
-def most_samples(step: int, settings: PretrainSettings) -> int | None:
+def most_samples(step: int, settings: RunSettings) -> int | None:
     """How many samples that validation takes; None: all, as the last one does."""
     return None if step == settings.steps else settings.validation.max_samples
 
@@ -54,7 +54,7 @@ def late_losses(found: Iterable[Row]) -> dict[str, float]:
 class Needs:
     """What is still to be validated, by the lines of validation.jsonl at one moment."""
 
-    settings: PretrainSettings
+    settings: RunSettings
     found: Sequence[Row]
     _last: dict[str, Row] = field(init=False, repr=False)
 

@@ -29,6 +29,7 @@ from llm.train.accounts import open_wandb
 from llm.train.beside import keep_of, read_beside
 from llm.train.checkpoints.save import best_of, committed_folders, step_of, sweep, val_loss_of
 from llm.train.evaluator import Evaluator
+from llm.train.job import Job
 from llm.train.progress import say
 from llm.train.run_folder import RunFolder, read_lines
 from llm.train.validate import split_size
@@ -43,7 +44,6 @@ from llm.train.validations import (
     numbers_of,
     passed_over,
 )
-from llm.train.worker import Job
 
 POLL_SECONDS, REMOTE_POLL_SECONDS = 1.0, 5.0  # between two looks for new checkpoints
 PLACE_SECONDS = 1.0  # that the workers' reservation may wait beside an evaluator
@@ -88,7 +88,7 @@ class Validators:
         self.run = RunFolder(places.at(job.run))
         self.share = {"CPU": float(settings.validation.cpus)}
         """What the training's growth leaves free."""
-        corpus = open_corpus(job.corpus, "read", Cache(*job.cache))
+        corpus = open_corpus(job.data, "read", Cache(*job.cache))
         self._has_rows = split_size(corpus, "val")[0] > 0
         self._seconds = REMOTE_POLL_SECONDS if places.is_remote(self.run.path) else POLL_SECONDS
         self._at_start = {folder.name for folder in committed_folders(self.run.checkpoints)}
@@ -150,7 +150,7 @@ class Validators:
     def _send(self, run_id: str, rows: Sequence[Row]) -> None:
         """To W&B, what was found when its run was over in the workers."""
         if rows and self.settings.wandb.mode != "disabled":
-            config = {"model": self.job.model, "pretrain": self.job.pretrain}
+            config = {"model": self.job.model, self.job.section: self.job.settings}
             wandb = open_wandb(self.run.path, self.job.scratch, run_id, self.settings, config)
             for row in rows:
                 wandb.log({"step": row["step"], **numbers_of(row)})

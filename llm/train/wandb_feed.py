@@ -57,6 +57,8 @@ class WandbFeed:
             "folder": str(folder),
             "run_id": run_id,
             "project": settings.project,
+            "group": settings.group,
+            "job_type": settings.job_type,
             "config": config,
             "patience": self._patience,
             "trainer": os.getpid(),

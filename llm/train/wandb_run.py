@@ -76,6 +76,8 @@ def _open(told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 def _init(told: dict[str, Any], mode: Any) -> Any:
     return wandb.init(
         project=told["project"],
+        group=told.get("group"),
+        job_type=told.get("job_type"),
         id=told["run_id"],
         name=told["run_id"],
         dir=told["folder"],

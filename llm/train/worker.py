@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
 from cluster import places
-from cluster.cache import Cache
 from cluster.errors import RunError, UserError
 from cluster.lease import Pass, Superseded
 from cluster.places import PlaceError
-from data_jobs import open_corpus
 from llm.data.batches import micro_steps
-from llm.data.loader import Loader
-from llm.model import make_model
 from llm.model.generation import generate_uncached
 from llm.model.inputs import Inputs
 from llm.model.sampling import Sampling
-from llm.settings import ModelSettings, PretrainSettings
+from llm.model.tasks import rate_of
+from llm.run_settings import RunSettings
+from llm.settings import FinetuneSettings, PretrainSettings
 from llm.train.accounts import make_tracker, open_ledger
 from llm.train.beside import keep_of, late_rows, read_beside
+from llm.train.best import is_over
 from llm.train.checkpoints.layout import RunState, folder_name
-from llm.train.checkpoints.load import CheckpointReader, load_newest
+from llm.train.checkpoints.load import CheckpointReader, check_tensors, load_newest
 from llm.train.checkpoints.retention import Beside
 from llm.train.checkpoints.save import (
     CheckpointFailed,
@@ -38,63 +34,26 @@ from llm.train.checkpoints.save import (
 )
 from llm.train.compiling import compile_model
 from llm.train.engine import Engine
+from llm.train.finetuning import Finetuning
 from llm.train.group import Group
+from llm.train.job import Job, Worker
 from llm.train.ledger import Ledger
 from llm.train.loop import Parts, train
 from llm.train.loss_scale import with_scale
-from llm.train.mfu import measure_by
 from llm.train.objective import Objective
+from llm.train.optimizers import Rate, full_rate
 from llm.train.out_of_memory import advice, is_out_of_memory
 from llm.train.plain import PlainEngine
+from llm.train.pretraining import Pretraining
 from llm.train.rewind import Rewinder, plan_of
 from llm.train.run_folder import RunFolder, StopSign, environment
-from llm.train.run_order import check_goes_on, even_micro_batch, make_rule, shared_order
+from llm.train.run_order import check_goes_on, even_micro_batch
 from llm.train.selfcheck import bare_copy, check_gradients
-from llm.train.start import fill_from
 from llm.train.step_clock import StepClock
 from llm.train.summary import write_summary
 from llm.train.tracking import LineFile, MetricsFile, Tracker
-from llm.train.validate import split_size, validate_corpus
 from llm.train.validations import CHECKPOINT
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a run's workers are told; plain values, so that it travels as JSON. Paths are absolute."""
-
-    model: dict[str, Any]
-    pretrain: dict[str, Any]
-    corpus: str
-    vocab_size: int
-    start: dict[str, str] | None
-    """The model whose weights are the first, and their digest."""
-    run: str
-    run_id: str
-    launch: str
-    """Of this start of the command: tells its failures from those of earlier starts."""
-    lease: dict[str, Any]
-    """What asks whether this start still writes the run (cluster.lease.Pass)."""
-    cache: tuple[str, int | None] = ("", None)
-    """Folder on each machine for what is read from an object store, and most bytes in it."""
-    began: float = field(default_factory=time.time)
-    """When this start of the command did, in Unix seconds."""
-
-    @property
-    def scratch(self) -> Path:
-        """Where the W&B folder of a run in an object store is, and Ray's: on each machine, not shared."""
-        return Path(self.cache[0]) / "runs" / self.run_id
-
-
-@dataclass(frozen=True)
-class Worker:
-    """What a worker's surroundings do for it; nothing, in a process of its own."""
-
-    report: Callable[[str, dict[str, Any]], None] = lambda folder, metrics: None
-    """Called by all when a checkpoint is there: its folder, and what it is of."""
-    noticed: Callable[[], bool] = lambda: False
-    """Whether this worker was told, since it was last asked, that its machine goes."""
-    beat: Callable[[], None] = lambda: None
-    """Called when something was finished. Too long after it, and the process is ended."""
+from llm.train.workload import Workload
 
 
 def work(job: Job, group: Group, around: Worker) -> None:
@@ -112,7 +71,7 @@ def work(job: Job, group: Group, around: Worker) -> None:
         raise  # the folder is another's, or is away for now: then another try may find it
     except (UserError, RunError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            words = advice(job.model, job.pretrain, job.vocab_size, group.world, group.device.type == "cuda")
+            words = advice(job, group.world, group.device.type == "cuda")
             error = RunError(f"worker {group.rank}: {words}. torch says: {error}")
         elif not isinstance(error, UserError | RunError):
             raise
@@ -128,22 +87,25 @@ def _failed_before(folder: RunFolder, job: Job) -> bool:
         return False
 
 
+def make_workload(job: Job, settings: RunSettings, group: Group) -> Workload:
+    """What the job's section trains."""
+    if isinstance(settings, FinetuneSettings):
+        return Finetuning(job, settings, group)
+    assert isinstance(settings, PretrainSettings)
+    return Pretraining(job, settings, group)
+
+
 def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
-    model_settings = ModelSettings.model_validate(job.model)
-    settings = PretrainSettings.model_validate(job.pretrain)
+    settings = job.parsed()
     make_deterministic(settings.deterministic)
-    cache = Cache(*job.cache)
-    corpus = open_corpus(job.corpus, "read", cache)
-    corpus.bring(group.rank * len(corpus.shards) // group.world)
-    corpus.check_when(settings.verify)
-    rule = make_rule(corpus, model_settings, settings)
-    order = shared_order(corpus, settings, rule, folder, group)
+    workload = make_workload(job, settings, group)
     micro_batch = even_micro_batch(settings.batch, group.world, settings.micro_batch)
-    model = make_model(model_settings, job.vocab_size, settings.seed)
-    if job.start is not None and not committed_folders(folder.checkpoints):
-        fill_from(job.start, model, cache)
+    model = workload.fresh_model()
+    # The first worker's word: listings may differ between nodes.
+    if group.agree(group.rank > 0 or not committed_folders(folder.checkpoints)):
+        workload.fill(model)
     model = model.to(group.device)
-    objective = Objective(model, settings.precision, settings.z_loss)
+    objective = Objective(model, settings.precision, workload.z_loss)
     bare = bare_copy(objective)
     model.activation_checkpointing = settings.activation_checkpointing
     compile_model(objective, settings.compile)
@@ -156,7 +118,8 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
 
     def check(reader: CheckpointReader) -> None:
         state = reader.state
-        check_goes_on(reader, order, settings)
+        check_tensors(reader, engine)
+        check_goes_on(reader, workload.order, settings)
         plan = plan_of(settings, state.guard.left_out)
         if state.next_number != plan.next_number(state.step):
             raise RunError(
@@ -170,16 +133,16 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
     attempt = group.new_attempt()
     record = {
         "model": job.model,
-        "pretrain": job.pretrain,
+        job.section: job.settings,
         "versions": environment(),
-        "corpus_id": corpus.corpus_id,
-        "order": order.describe(),
+        **workload.facts,
+        "order": workload.order.describe(),
         "batch_schedule": plan.schedule,
         "skips": plan.skips,
         "zero_stage": settings.zero_stage if settings.engine == "deepspeed" else None,
         "generation": writer.generation,
     }
-    utilisation = measure_by(model_settings, job.vocab_size, settings, group)
+    utilisation = workload.measure_by(group)
     logs: list[LineFile] = []
     ledger: Ledger | None = None
     tracker = Tracker([])
@@ -189,7 +152,7 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         after = state.step if state.step else -1
         metrics = MetricsFile(folder.metrics, after, writer.check)
         logs = [metrics, LineFile(folder.samples, after, writer.check)]
-        config = {"model": job.model, "pretrain": job.pretrain, "mfu": utilisation.describe()}
+        config = {"model": job.model, job.section: job.settings, "mfu": utilisation.describe()}
         tracker = make_tracker(folder, job.scratch, settings, state, config, metrics, ledger, around.beat)
 
     def send_logs() -> None:
@@ -220,18 +183,16 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
 
     def validate(step: int, most: int | None) -> dict[str, Any]:
         if elsewhere and step > 0:  # the checkpoint of this step is validated; before the first there is none
-            return {CHECKPOINT: folder_name(step, saver.attempt)} if split_size(corpus, "val")[0] else {}
-        return validate_corpus(
-            corpus, settings, rule, folder.plans, model, engine.forward, group, most, around.beat
-        )
+            return {CHECKPOINT: folder_name(step, saver.attempt)} if workload.has_validation else {}
+        return workload.validate(most, model, engine.forward, group, around.beat)
 
     def write_samples(step: int) -> None:
-        tokenizer, wanted = corpus.tokenizer, settings.samples
+        tokenizer, wanted = workload.tokenizer, settings.samples
         sampling = Sampling(
             tokens=wanted.tokens, seed=settings.seed, forbidden=tuple(tokenizer.specials.values())
         )
         for prompt in wanted.prompts:
-            ids = [tokenizer.eos_id, *(int(i) for i in tokenizer.encode(prompt))]
+            ids = [*workload.start_of_text(), *(int(i) for i in tokenizer.encode(prompt))]
 
             def forward(shown: torch.Tensor) -> torch.Tensor:
                 return engine.forward(Inputs(shown.to(group.device)), "logits").cpu()
@@ -249,14 +210,15 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         logs[1].go_back(step)
 
     rewinder = Rewinder(settings, group, engine, saver, check, forget)
-    loader = Loader(corpus, "train", order, plan, group.rank, group.world, micro_batch)
+    stop_early = settings.early_stop if isinstance(settings, FinetuneSettings) else None
+    loader = workload.loader(plan, group, micro_batch)
     parts = Parts(
         settings=settings,
         group=group,
         engine=engine,
         loader=loader,
         saver=saver,
-        clock=StepClock(settings.length, group, loader, saver, utilisation, ledger),
+        clock=StepClock(group, loader, saver, utilisation, ledger),
         log=log_line,
         validate=validate,
         write_samples=write_samples,
@@ -265,24 +227,31 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
         beat=around.beat,
         on_commit=on_commit,
         rewind=rewinder if settings.guard.on_spike == "rewind" else lambda *_: None,
+        score=workload.score,
+        patience=stop_early.patience if stop_early else None,
+        least_gain=stop_early.least if stop_early else 0.0,
     )
+
+    def is_done(state: RunState) -> bool:
+        return state.step == settings.steps or is_over(state.best, parts.patience)
+
     exit_code = 1
     try:
         around.beat()
-        if settings.selfcheck and state.step < settings.steps:
+        if settings.selfcheck and not is_done(state):
             engine.loss_scale = state.loss_scale
             try:
                 check_gradients(engine, bare, parts.loader.batch(state.step), group, settings)
             except torch.OutOfMemoryError as error:
                 raise RunError(
                     f"worker {group.rank}: out of memory in the self-check, which needs whole tensors: "
-                    f"pretrain.selfcheck false trains without it. torch says: {error}"
+                    f"{settings.section}.selfcheck false trains without it. torch says: {error}"
                 ) from None
             around.beat()
         state, last = train(parts, state)
-        if state.step == settings.steps and "val_loss" not in last and not elsewhere:
+        if is_done(state) and "val_loss" not in last and not elsewhere:
             last = last | validate(state.step, None)  # resumed after the very last checkpoint
-        if group.rank == 0 and state.step == settings.steps:
+        if group.rank == 0 and is_done(state):
             send_logs()
             write_summary(
                 folder, job.run_id, settings, model, state, last, group.world, utilisation, ledger,
@@ -299,16 +268,19 @@ def _train(job: Job, folder: RunFolder, group: Group, around: Worker) -> None:
             log.close()
 
 
-def make_engine(objective: Objective, settings: PretrainSettings, group: Group, micro_batch: int) -> Engine:
+def make_engine(objective: Objective, settings: RunSettings, group: Group, micro_batch: int) -> Engine:
     """The engine that the settings name. DeepSpeed is imported only where it is used."""
+    rate: Rate = full_rate
+    if isinstance(settings, FinetuneSettings):
+        rate = partial(rate_of, settings=settings, layers=objective.model.settings.layers)
     if settings.engine == "plain":
-        return PlainEngine(objective, settings.optimizer, group.world)
+        return PlainEngine(objective, settings.optimizer, group.world, rate)
     from llm.train.deepspeed_zero import ZeroEngine
 
     accumulation = micro_steps(settings.batch, group.world, micro_batch)
     return ZeroEngine(
         objective, settings.optimizer, group.world, settings.zero_stage, micro_batch, accumulation,
-        settings.offload, settings.deepspeed,
+        settings.offload, settings.deepspeed, rate,
     )  # fmt: skip
 
 
@@ -321,7 +293,7 @@ def make_deterministic(on: bool = True) -> None:
 
 def work_here(job: Job) -> None:
     """The one worker of a run without Ray, in this process."""
-    settings = PretrainSettings.model_validate(job.pretrain)
+    settings = job.parsed()
     device = _device_here(settings)
     if settings.cpus_per_worker:
         torch.set_num_threads(settings.cpus_per_worker)
@@ -342,18 +314,21 @@ def work_here(job: Job) -> None:
             torch.distributed.destroy_process_group()
 
 
-def _device_here(settings: PretrainSettings) -> torch.device:
+def _device_here(settings: RunSettings) -> torch.device:
     available = torch.cuda.is_available()
     if settings.device == "cuda" and not available:
-        raise UserError("pretrain.device is cuda, and torch sees no GPU here: set it to cpu or auto")
+        raise UserError(
+            f"{settings.section}.device is cuda, and torch sees no GPU here: set it to cpu or auto"
+        )
     use = available and settings.device != "cpu"
     check_device(settings, use)
     return torch.device("cuda" if use else "cpu")
 
 
-def check_device(settings: PretrainSettings, gpu: bool) -> None:
+def check_device(settings: RunSettings, gpu: bool) -> None:
     """UserError where what these settings ask for is not there without a GPU."""
     if settings.precision == "fp16" and not gpu:
         raise UserError(
-            "pretrain.precision is fp16 and there is no GPU: CPUs have no fast fp16; bf16 needs no loss scale"
+            f"{settings.section}.precision is fp16 and there is no GPU: CPUs have no fast fp16; bf16 "
+            "needs no loss scale"
         )

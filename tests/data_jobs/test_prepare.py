@@ -81,9 +81,7 @@ def test_local_engine_needs_no_ray(tmp_path: Path, texts: list[str]) -> None:
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "plain")
 
 
-def test_fresh_removes_nothing_before_all_else_is_right(
-    tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fresh_removes_nothing_before_all_else_is_right(tmp_path: Path, texts: list[str]) -> None:
     recipe = recipe_for(tmp_path, write_jsonl(tmp_path / "in.jsonl", texts))
     words = [str(recipe), "--engine", "local", "--json", "--fresh", "--corpus.seed", "1"]
     assert main(words[:4]) == 0

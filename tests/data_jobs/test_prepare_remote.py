@@ -49,7 +49,7 @@ def write_recipe(path: Path, raw: str, out: str, sources: list[dict[str, Any]], 
 def test_one_request_in_twenty_fails_and_every_byte_is_equal(
     s3: S3, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside a run over local files. The command once more finds it done, by what the store says of the files."""
+    """Those of a run over local files. Typed once more, the command finds it done."""
     raw, here, place = tmp_path / "raw", tmp_path / "here", places.at(f"{bucket}/corpus")
     assert isinstance(place, ObjectPath)
     sources, cache = write_raw(raw), tmp_path / "cache"
@@ -74,5 +74,6 @@ def test_one_request_in_twenty_fails_and_every_byte_is_equal(
     for file in rejected:
         data = (place / "rejected" / file.name).read_bytes()
         assert data.replace(far.encode(), str(raw).encode()) == file.read_bytes()
-    assert sorted(place.sizes()) == sorted(f.relative_to(here).as_posix() for f in here.rglob("*") if f.is_file())
+    files = [file.relative_to(here).as_posix() for file in here.rglob("*") if file.is_file()]
+    assert sorted(place.sizes()) == sorted(files)
     assert not any(file.is_file() for file in (cache / "prepare").rglob("*.arrow")), "the scratch is gone"

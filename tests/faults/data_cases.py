@@ -1,4 +1,4 @@
-"""The long proofs of the data jobs: a case yields an outcome a run, empty where it held, else what is wrong."""
+"""The long proofs of the data jobs: a case yields one outcome a run, empty where it held, else why not."""
 
 from __future__ import annotations
 

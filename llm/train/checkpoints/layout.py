@@ -17,6 +17,7 @@ import pyarrow as pa
 from cluster import places
 from cluster.errors import RunError
 from cluster.sealed import unseal
+from llm.train.best import Best
 from llm.train.checkpoints.chunks import ChunkedFile
 from llm.train.engine import STATES
 from llm.train.guard import GuardState
@@ -51,6 +52,7 @@ class RunState:
     guard: GuardState = field(default_factory=GuardState)
     loss_scale: float = 1.0  # of the next step
     loss_scale_steps: int = 0  # since it last changed
+    best: Best = field(default_factory=Best)  # validation
 
     @property
     def updates(self) -> int:
@@ -60,7 +62,11 @@ class RunState:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RunState:
         """TypeError where a field is missing or unknown. A run from before the guard has skipped nothing."""
-        return cls(**(value | {"guard": GuardState.from_json(value.get("guard", {}))}))
+        parts = {
+            "guard": GuardState.from_json(value.get("guard", {})),
+            "best": Best(**value.get("best", {})),
+        }
+        return cls(**(value | parts))
 
 
 @dataclass(frozen=True)

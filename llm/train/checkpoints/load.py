@@ -22,7 +22,7 @@ from llm.train.checkpoints.chunks import (
     unreadable,
 )
 from llm.train.checkpoints.layout import Receipt, RunState, TensorInfo
-from llm.train.checkpoints.save import committed_folders, step_of
+from llm.train.checkpoints.save import committed_folders, step_of, tensor_table
 from llm.train.engine import Engine
 from llm.train.group import Group
 
@@ -235,15 +235,29 @@ def _raise_together(group: Group, path: Place, error: RunError | None) -> None:
         raise error or PlaceError(str(path), "another worker could not read it; its own message says why")
 
 
-def newest_good(folder: Place, take: Callable[[CheckpointReader], T]) -> tuple[CheckpointReader, T] | None:
-    """The newest checkpoint from which `take` takes what it needs, for use without training.
+def check_tensors(reader: CheckpointReader, engine: Engine) -> None:
+    """RunError where a checkpoint is of another model, or lacks a state that the engine keeps."""
+    there = {info.name: info for info in reader.tensors}
+    for info in tensor_table(engine):
+        found = there.get(info.name)
+        if found is None or found.shape != info.shape:
+            raise RunError(f"{reader.folder}: of another model: {info.name} is not there in this shape")
+        if lacking := set(info.states) - set(found.states):
+            raise RunError(f"{reader.folder}: lacks {', '.join(sorted(lacking))} of {info.name}")
+
+
+def newest_good(
+    folder: Place, take: Callable[[CheckpointReader], T], first: str | None = None
+) -> tuple[CheckpointReader, T] | None:
+    """The newest checkpoint from which `take` takes what it needs, for use without training; before it the
+    one of the name `first`, if it is there.
 
     None where there is none at all, RunError where none is good. A damaged one is passed over with a warning;
     PlaceError where the storage is away.
     """
     reasons, seen = [], set[str]()
     while candidates := _unseen(folder, seen):
-        for candidate in candidates:
+        for candidate in sorted(candidates, key=lambda found: found.name != first):  # else as they stand
             try:
                 reader = CheckpointReader(candidate, weights_only=True)
                 return reader, take(reader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import sys
 import threading
@@ -102,19 +103,22 @@ class CheckpointSaver:
         self._superseded: Superseded | None = None
         self._val_losses: dict[str, float | None] = {}
 
-    def save(self, state: RunState, val_loss: float | None = None) -> None:
+    def save(self, state: RunState, val_loss: float | None = None, score: float | None = None) -> None:
         """Copy the state at this moment and write it in the background.
 
-        `val_loss`: of a validation at this very step; what `Keep.best` compares.
+        Of a validation at this very step `val_loss`, and `score`, what `Keep.best` compares: the lowest is
+        best (default: the loss).
         """
         self.wait()
+        val_loss, score = (x if x is not None and math.isfinite(x) else None for x in (val_loss, score))
         start = time.perf_counter()
         held = self.engine.held()
         alone = self.engine.partitioned or self.world == 1
         parts = held if alone else owned(held, self.tensors, self.rank, self.world)
         copies = [(f.name, f.state, f.start, f.values.to("cpu", copy=True).numpy()) for f in parts]
         self.stall_seconds += time.perf_counter() - start
-        self._thread = threading.Thread(target=self._write, args=(copies, state, val_loss), daemon=True)
+        what = (copies, state, val_loss, score)
+        self._thread = threading.Thread(target=self._write, args=what, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -162,7 +166,11 @@ class CheckpointSaver:
             raise CheckpointFailed(f"the last checkpoint failed: {self._failures[-1]}")
 
     def _write(
-        self, copies: list[tuple[str, str, int, Array]], state: RunState, val_loss: float | None
+        self,
+        copies: list[tuple[str, str, int, Array]],
+        state: RunState,
+        val_loss: float | None,
+        score: float | None,
     ) -> None:
         folder = self.folder / layout.folder_name(state.step, self.attempt)
         try:
@@ -172,7 +180,7 @@ class CheckpointSaver:
             fault_point("checkpoint.before_receipt", step=state.step, rank=self.rank)
             places.write_bytes(folder / layout.receipt_name(self.rank), receipt.to_bytes())
             if self.rank == 0:
-                self._commit(folder, state, val_loss)
+                self._commit(folder, state, val_loss, score)
             self._failures.clear()
         except Superseded as error:
             self._superseded = error
@@ -226,7 +234,7 @@ class CheckpointSaver:
             files.append(file)
         return Receipt(self.attempt, self.rank, self.world, tuple(files), tuple(fragments))
 
-    def _commit(self, folder: Place, state: RunState, val_loss: float | None) -> None:
+    def _commit(self, folder: Place, state: RunState, val_loss: float | None, score: float | None) -> None:
         raw = [_await_receipt(folder / layout.receipt_name(r)) for r in range(self.world)]
         receipts = [Receipt.from_bytes(data) for data in raw]
         size_of = places.size_of(folder)
@@ -247,6 +255,7 @@ class CheckpointSaver:
             "n": state.next_number,
             "state": asdict(state),
             "val_loss": val_loss,
+            **({} if score is None or score == val_loss else {"score": score}),
             "world": self.world,
             "tensors": [asdict(info) for info in self.tensors],
             "states": list(STATES),
@@ -346,9 +355,11 @@ def step_of(folder: Place) -> int:
 
 
 def val_loss_of(folder: Place) -> float | None:
-    """Validation loss at a checkpoint's own step; None where it has none, or no good index."""
+    """What a checkpoint is compared by: of a validation at its own step the loss, or another score of which
+    the lowest is best. None where it has none, or no good index."""
     try:
-        loss = layout.index_from_bytes((folder / layout.INDEX).read_bytes()).get("val_loss")
+        index = layout.index_from_bytes((folder / layout.INDEX).read_bytes())
+        loss = index.get("score", index.get("val_loss"))
     except (FileNotFoundError, ValueError):
         return None
     return None if loss is None else float(loss)

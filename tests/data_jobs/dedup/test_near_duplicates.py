@@ -187,9 +187,7 @@ def test_best_stays(tmp_path: Path, scores: list[Any], best: int) -> None:
 
 def test_best_by_names_a_field_that_a_source_passes_on() -> None:
     changes = minhash(keep="best", best_by="scoer")
-    with pytest.raises(
-        ValueError, match=r"minhash\.best_by: no source passes on .*'scoer'.*: none\); na"
-    ):
+    with pytest.raises(ValueError, match=r"minhash\.best_by: no source passes on .*'scoer'.*: none\); na"):
         settings_for("in.jsonl", **changes)
     with pytest.raises(ValueError, match=r"\(passed on: score, url\); did you mean 'score'\?"):
         settings_for("in.jsonl", **changes, source={"metadata": ["url", "score"]})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
-from data_jobs.reading.html_text import decode_page, depth_of
+from data_jobs.reading.html_text import MAX_LEVELS, decode_page, nesting_of
 from data_jobs.reading.inputs import list_files
 from data_jobs.reading.missing import is_left_out
 from tests.data_jobs.conftest import make_texts, prepare, read, settings_for, source_of
@@ -242,9 +242,37 @@ def test_a_page_that_is_nested_without_end_takes_no_time(tmp_path: Path) -> None
     _, (reject,), _ = read(write(tmp_path, b"<div>" * 200_000, "a.html"), format="html")
     assert reject.reason == "too_nested"
     flat = b"<p>one<br>" * 5_000 + b"<div>x</div>" * 5_000 + b"<b>" * 5_000 + b"text"
-    assert depth_of(flat) <= 1
+    assert nesting_of(flat)[0] <= 1
     (record,), rejects, _ = read(write(tmp_path, flat, "b.html"), format="html")
     assert not rejects and "text" in record.text
+
+
+def test_pages_are_bounded_by_all_of_their_levels(tmp_path: Path) -> None:
+    """Each level costs every element in it a step, and the text of every list item two blanks."""
+    begin, end, few = b"<ul><li>some words", b"</li></ul>", b"<main><p>some words</p>"
+    most, levels = nesting_of(few + begin * 1_000 + b"<li>more</li>" * 9_000 + end * 1_000)
+    assert most == 1_001 and levels == pytest.approx(1_000 * 10_000, rel=0.01)
+    lists = (begin * 1_000 + end * 1_000) * 100
+    records, rejects, _ = read(write(tmp_path, few + lists, "a.html"), format="html")
+    assert not records and [reject.reason for reject in rejects] == ["too_nested"]
+    assert "others, all added up" in rejects[0].detail
+    wide = few + b"<ul><li>x</li></ul>" * 20_000 + begin * 300 + b"<li>more</li>" * 3_000 + end * 300
+    assert 300 * 3_000 < nesting_of(wide)[1] < MAX_LEVELS
+    (record,), rejects, _ = read(write(tmp_path, wide, "b.html"), format="html")
+    assert not rejects and "some words" in record.text
+
+
+def test_what_is_left_open_is_opened_again_by_the_parser() -> None:
+    """In each paragraph all that differ and stand before it; of equal ones three."""
+    paragraphs = [b"<p><font id=%d>x" % number for number in range(500)]
+    _, levels = nesting_of(b"".join(paragraphs))
+    assert levels == pytest.approx(sum(n * n / 2 for n in range(500)), rel=0.02) and levels > MAX_LEVELS
+    assert nesting_of(b"</font>".join(paragraphs))[1] < 5_000
+    assert nesting_of(b"<p><font color=red>x" * 5_000)[1] < 100_000
+    closed = b"".join(b"<p>x <b>y</b> <i>z</i></p>" for _ in range(400))
+    assert (
+        nesting_of(closed) == (0, 0) != nesting_of(b"<b id=1>" * 5 + closed)
+    )  # not looked into without need
 
 
 def test_text_that_is_longer_than_its_page_is_counted(tmp_path: Path) -> None:

@@ -64,13 +64,13 @@ prepare(settings_for(sys.argv[1], shard_bytes=3_000, val_fraction=0.2, split_byt
 
 @pytest.mark.parametrize(("soft", "hard", "most"), [(64, 64, 15), (64, 600, 256)])
 def test_few_files_may_be_open(tmp_path: Path, soft: int, hard: int, most: int) -> None:
-    """Over a hundred runs: in groups, or with a higher limit where the machine allows one."""
+    """More runs than files: in groups, or with a higher limit where the machine allows one."""
     path = write_jsonl(tmp_path / "in.jsonl", make_texts(110))
     words = [sys.executable, "-c", LIMITED, path, tmp_path / "out", soft, hard, most]
     done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     costs = json.loads((tmp_path / "out/report.json").read_bytes())["costs"]
-    assert costs["encode"]["tasks"] > 80
+    assert costs["encode"]["tasks"] >= 64
     prepare(settings_for(path, **SMALL), tmp_path / "plain")
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "plain")
 

@@ -35,6 +35,8 @@ def config_of(name: str, vocab_size: int, **changes: Any) -> Any:
         "ForPreTraining",
         "ForMaskedLM",
         "ForSequenceClassification",
+        "ForTokenClassification",
+        "ForQuestionAnswering",
         "Model",
     ):
         kind = kind.removesuffix(end)

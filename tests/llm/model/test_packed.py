@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llm.finetune_settings import LoraSettings
 from llm.model import make_model
+from llm.model.lora import add_lora
 from llm.model.onednn import can_pack
 from llm.model.packed import FEWEST, PackedLinear, packed
 from llm.settings import ModelSettings
@@ -44,3 +46,16 @@ def test_small_maps_and_other_types_stay_as_they_are() -> None:
         assert not any(isinstance(module, PackedLinear) for module in packed(small, 8).modules())
         half = make_model(ModelSettings.model_validate(BIG), 700).bfloat16()
         assert packed(half, 1) is half
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
+def test_maps_with_adapters_keep_them() -> None:
+    model = make_model(ModelSettings.model_validate(BIG), 700)
+    add_lora(model, LoraSettings(rank=4, targets=("q", "v", "up")))
+    for name, parameter in model.named_parameters():
+        if name.endswith(".lora_b"):
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        double, ids = packed(model.eval(), 1), torch.arange(8)[None]
+        assert any(isinstance(module, PackedLinear) for module in double.modules())
+        torch.testing.assert_close(double(ids), model(ids), rtol=0, atol=1e-4)

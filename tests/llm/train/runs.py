@@ -15,8 +15,9 @@ from cluster.lease import hold
 from data_jobs import open_corpus
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.group import Group
+from llm.train.job import Job, Worker
 from llm.train.run_folder import RunFolder, read_lines
-from llm.train.worker import Job, Worker, work
+from llm.train.worker import work
 
 MODEL = {"layers": 1, "width": 24, "heads": 2, "hidden": 36, "context": 16}
 PRETRAIN: dict[str, Any] = {
@@ -55,8 +56,9 @@ def train(
     with _environment(MANTA_FAULT=fault), _lease(run, group) as lease:
         job = Job(
             model=ModelSettings.model_validate({**MODEL, "dropout": dropout}).model_dump(mode="json"),
-            pretrain=settings.model_dump(mode="json"),
-            corpus=corpus,
+            section="pretrain",
+            settings=settings.model_dump(mode="json"),
+            data=corpus,
             vocab_size=found.tokenizer.vocab_size,
             start=None,
             run=str(run),

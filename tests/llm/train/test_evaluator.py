@@ -13,8 +13,8 @@ from data_jobs import open_corpus
 from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.save import committed_folders, step_of
 from llm.train.evaluator import validate_checkpoint
+from llm.train.job import Job
 from llm.train.run_folder import RunFolder
-from llm.train.worker import Job
 from tests.llm.train.processes import run_workers
 from tests.llm.train.runs import MODEL, rows_of, settings_of, train
 
@@ -30,8 +30,9 @@ def job_of(corpus: str, run: Path, settings: PretrainSettings, lease: dict[str, 
     """As `tests.llm.train.runs.train` has it."""
     return Job(
         model=ModelSettings.model_validate(MODEL).model_dump(mode="json"),
-        pretrain=settings.model_dump(mode="json"),
-        corpus=corpus,
+        section="pretrain",
+        settings=settings.model_dump(mode="json"),
+        data=corpus,
         vocab_size=open_corpus(corpus, "read").tokenizer.vocab_size,
         start=None,
         run=str(run),

@@ -16,8 +16,8 @@ import torch
 from cluster.errors import RunError, UserError
 from llm.train.checkpoints.load import CheckpointReader
 from llm.train.checkpoints.save import committed_folders, step_of
+from llm.train.job import Worker
 from llm.train.run_folder import RunFolder
-from llm.train.worker import Worker
 from tests.llm.train.processes import run_workers
 from tests.llm.train.runs import losses_of, rows_of, train
 from tests.llm.train.test_engines import KINDS, batch_of, make_engine, part_of, train_steps

@@ -19,7 +19,9 @@ VOCAB = 512
 
 def measured(model: dict[str, Any], **pretrain: Any) -> Utilisation:
     settings = PretrainSettings.model_validate({"batch": 4, **pretrain})
-    return measure_by(ModelSettings.model_validate(model), VOCAB, settings, CPU)
+    shape = ModelSettings.model_validate(model)
+    guessed = settings.masking.share if shape.kind == "bert" else 1.0
+    return measure_by(shape, VOCAB, settings, CPU, guessed)
 
 
 def test_the_formula_by_hand() -> None:

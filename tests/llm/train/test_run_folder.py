@@ -23,7 +23,7 @@ def open_with(
     folder: Path, accept: tuple[str, ...] = (), corpus: dict[str, Any] = CORPUS, **changes: Any
 ) -> Any:
     model = ModelSettings(**changes.pop("model", {}))
-    record = open_run(RunFolder(folder), model, PretrainSettings(**changes), corpus, accept)
+    record = open_run(RunFolder(folder), model, PretrainSettings(**changes), {"corpus": corpus}, accept)
     begin_run(RunFolder(folder), record)
     return record
 

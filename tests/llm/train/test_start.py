@@ -18,7 +18,7 @@ from llm.exchange.model_folder import FORMAT
 from llm.exchange.tensor_files import digest_of
 from llm.model import make_model
 from llm.settings import ModelSettings
-from llm.train.start import check_start, fill_from, find_start, model_over
+from llm.train.start import check_start, find_again, find_start, model_over
 from tests.llm.folders import make_corpus
 
 SHAPE = ModelSettings(layers=1, width=16, heads=2, context=16, dropout=0.1)
@@ -47,7 +47,7 @@ def write_model(folder: Path, tokenizer: Any, seed: int) -> Path:
 def test_weights_are_those_of_the_start(tmp_path: Path, tokenizer: Any) -> None:
     start = find_start(str(write_model(tmp_path / "m", tokenizer, seed=3)))
     model = make_model(SHAPE, tokenizer.vocab_size, seed=9)
-    fill_from(start.record, model)
+    find_again(start.record).fill(model)
     for name, value in make_model(SHAPE, tokenizer.vocab_size, seed=3).named_parameters():
         assert torch.equal(model.get_parameter(name), value)
 
@@ -56,7 +56,7 @@ def test_a_start_that_was_changed_is_refused(tmp_path: Path, tokenizer: Any) -> 
     record = find_start(str(write_model(tmp_path / "m", tokenizer, seed=3))).record
     write_model(tmp_path / "m", tokenizer, seed=4)
     with pytest.raises(RunError, match="was changed since this run began"):
-        fill_from(record, make_model(SHAPE, tokenizer.vocab_size))
+        find_again(record).fill(make_model(SHAPE, tokenizer.vocab_size))
 
 
 def test_equal_models_are_equal_however_they_are_written(tmp_path: Path, tokenizer: Any) -> None:

@@ -20,9 +20,9 @@ from cluster.lease import hold
 from llm.settings import PretrainSettings
 from llm.train import ray_workers, validators
 from llm.train.checkpoints.save import committed_folders, step_of
+from llm.train.job import Job
 from llm.train.run_folder import RunFolder, read_lines
 from llm.train.validators import Validators
-from llm.train.worker import Job
 from tests.llm.train.runs import rows_of, settings_of, train
 from tests.llm.train.test_evaluator import ELSEWHERE, EVERY, job_of
 

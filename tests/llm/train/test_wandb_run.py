@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.journeys.wandb_file import history
+from tests.journeys.wandb_file import history, records
 
 pytestmark = pytest.mark.timeout(120)
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,3 +71,12 @@ def test_what_wandb_says_is_an_answer(tmp_path: Path) -> None:
     out, _ = process.communicate()
     answer = json.loads(out.splitlines()[0])
     assert "error" in answer and "\n" not in answer["error"] and process.returncode == 0
+
+
+def test_a_run_of_a_sweep_has_its_group_and_kind(tmp_path: Path) -> None:
+    process = start(tmp_path, group="sweep-1", job_type="trial")
+    assert process.stdout is not None and json.loads(process.stdout.readline())["mode"] == "offline"
+    process.communicate(json.dumps(("exit", 0)) + "\n")
+    [file] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    [run] = [record.run for record in records(file) if record.WhichOneof("record_type") == "run"][:1]
+    assert (run.run_id, run.run_group, run.job_type) == ("run-1", "sweep-1", "trial")

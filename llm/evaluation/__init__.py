@@ -1,0 +1,1 @@
+"""A trained model to numbers about it: texts, corpora, tasks, and the harness of others."""
