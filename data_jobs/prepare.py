@@ -90,13 +90,12 @@ class _Prepare:
 
     def nothing_to_do(self) -> dict[str, Any]:
         """The manifest of a corpus that is finished."""
-        self._say(
-            f"{self.place}: is there already, made of the same input by the same settings; nothing to do"
-        )
+        made = "made of the same input by the same settings"
+        self._say(f"{self.place}: is there already, {made}; nothing to do")
         return read_manifest(self.place)
 
     def make(self, check: Callable[[], None]) -> dict[str, Any]:
-        """Make what is missing, and send it; returns the manifest. `check` raises where another writes there."""
+        """Make what is missing, and send it: the manifest. `check` raises where another writes there."""
         found = self.look()  # again: another may have written there until now
         begun = self._is_begun()
         if found == "finished" and not begun:
