@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import select
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import NoReturn
 
@@ -22,6 +23,12 @@ class RunError(Exception):
 
 class Stopped(BaseException):
     """SIGTERM arrived (exit 143). A BaseException, so that no `except Exception` swallows it."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: the nearest one, or nothing."""
+    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else ""
 
 
 def run_command(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> NoReturn:

@@ -7,7 +7,6 @@ by that convention, so that a lower package checks a whole recipe without knowin
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from cluster.errors import UserError
+from cluster.errors import UserError, did_you_mean
 from cluster.fields import Settings, defaults_of, kinds_of, leaves, nested
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,7 +100,7 @@ def read_command(
         # The words after an unknown flag are most likely its values: name them only where no flag is wrong.
         words = [word for word in unknown if word.startswith("-")] or unknown
         raise UserError(
-            "\n       ".join(f"unknown argument {w}{_nearest(w.split('=')[0], flags)}" for w in words)
+            "\n       ".join(f"unknown argument {w}{did_you_mean(w.split('=')[0], flags)}" for w in words)
         )
     overrides = {key: options.__dict__.pop(key) for key in list(vars(options)) if "." in key}
     return load_recipe(options.recipe, overrides, sections, options)
@@ -127,7 +126,7 @@ def load_recipe(
     for section, values in data.items():
         if section not in known:
             problems.append(
-                f"{_place(path, root, [section])}: unknown section '{section}'{_nearest(section, known)}"
+                f"{_place(path, root, [section])}: unknown section '{section}'{did_you_mean(section, known)}"
             )
             continue
         try:
@@ -212,7 +211,7 @@ def _find(where: str | Path) -> Path:
         return shipped[str(where)]
     raise UserError(
         f"recipe '{where}': no such file, and no shipped recipe has that name"
-        f"{_nearest(str(where), shipped)}; shipped: {', '.join(shipped) or 'none'}"
+        f"{did_you_mean(str(where), shipped)}; shipped: {', '.join(shipped) or 'none'}"
     )
 
 
@@ -241,7 +240,7 @@ def _explain(
     loc = [section, *item["loc"]]
     place = _named_place(path, root, loc, overrides)
     if item["type"] == "extra_forbidden":
-        return f"{place}: unknown key{_nearest(str(loc[-1]), _names_at(kind, loc[1:-1]))}"
+        return f"{place}: unknown key{did_you_mean(str(loc[-1]), _names_at(kind, loc[1:-1]))}"
     if item["type"] == "missing":
         return f"{place}: required, and missing"
     if rule := _rule(item["type"], item.get("ctx", {})):
@@ -334,11 +333,6 @@ def _place(path: Path, root: yaml.Node, loc: Sequence[Any]) -> str:
         else:
             break
     return f"{path}:{line}"
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{match[0]}'?" if match else ""
 
 
 class _Parser(argparse.ArgumentParser):

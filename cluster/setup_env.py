@@ -1,10 +1,11 @@
-"""Set up `.venv`: the tested versions, with DeepSpeed's operator built. `make` calls it first.
+"""Set up `.venv`: the tested versions, with what is compiled at a first use built. `make` calls it first.
 
 Standard library only, and no syntax newer than Python 3.6, so that a Python that is too old gets far enough
 to be told so. What is up to date is skipped by a stamp; a broken or interrupted set-up is mended by the same
 command.
 
-    checks (python, venv, headers, g++, disk) -> venv -> pip -> torch -> the rest -> operator -> stamp
+    checks (python, venv, headers, g++, disk) -> venv -> pip -> torch -> the rest -> operator, kernels
+    -> stamp
 """
 
 import argparse
@@ -129,6 +130,7 @@ def install(extras: "list[str]", torch_index: str, python_chosen: bool) -> None:
     say("installing the rest (DeepSpeed is built from source)")
     pip("install", "-c", CONSTRAINTS, "--build-constraint", CONSTRAINTS, *requirements(extras))
     build_operator()
+    build_kernels()
     stamp = {
         "requirements": requirements_hash(),
         "extras": extras,
@@ -276,6 +278,12 @@ def build_operator() -> None:
         if "lock" in files:  # of a build that was killed: torch would wait for it without end
             os.remove(os.path.join(folder, "lock"))
     subprocess.check_call([PYTHON, "-m", "llm.train.build_ops"], cwd=ROOT)
+
+
+def build_kernels() -> None:
+    """What the first data job would otherwise wait for; the cache of each lies beside its file."""
+    say("compiling the kernels over text (some seconds the first time)")
+    subprocess.check_call([PYTHON, "-m", "data_jobs.build_kernels"], cwd=ROOT)
 
 
 def drop_damaged() -> None:

@@ -42,6 +42,8 @@ class Finished:
     stages: StageReceipts
     merged: Sequence[tuple[Job, Receipt]]
     tokenizer: Tokenizer
+    rejects: RejectSample
+    """Of what was dropped, in all stages."""
     near_duplicates: dict[str, Any] | None = None
     """What the report says of them, where they were looked for."""
 
@@ -66,14 +68,6 @@ class Finished:
     def pieces(self) -> list[dict[str, Any]]:
         """What was read of which file."""
         return [{"source": split.source, **piece} for split, done in self.cleaned for piece in done["pieces"]]
-
-    def rejects(self) -> RejectSample:
-        """The sample of what was dropped."""
-        sample = RejectSample()
-        once = {id(receipt): receipt for receipts in self.stages.values() for _, receipt in receipts}
-        for receipt in once.values():
-            sample.add_all(receipt["rejects"])
-        return sample
 
 
 def write_corpus(out: Path, fixed: dict[str, Any], done: Finished, spent: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +111,7 @@ def write_corpus(out: Path, fixed: dict[str, Any], done: Finished, spent: dict[s
     write_bytes(out / INDEX, index_bytes(shards))
     _sweep(out / SHARDS, shards)
     pieces = done.pieces()
-    write_rejected(out / state.REJECTED, done.rejects().entries(), pieces)
+    write_rejected(out / state.REJECTED, done.rejects.entries(), pieces)
     state.write_input(out, done.files, done.settings.sources, pieces)
     receipts = [receipt for _, receipt in done.merged]
     report = make_report(manifest, receipts, pieces, spent, done.near_duplicates)
@@ -131,7 +125,9 @@ def write_corpus(out: Path, fixed: dict[str, Any], done: Finished, spent: dict[s
     return manifest
 
 
-def check_readable(settings: CorpusSettings, splits: Sequence[Split], cleaned: Sequence[Receipt]) -> None:
+def check_readable(
+    settings: CorpusSettings, splits: Sequence[Split], cleaned: Sequence[Receipt], rejects: RejectSample
+) -> None:
     """UserError where too much could not be read: a wrong field name must not give an empty corpus."""
     for number, source in enumerate(settings.sources):
         own = [done for split, done in zip(splits, cleaned) if split.source == number]
@@ -141,7 +137,7 @@ def check_readable(settings: CorpusSettings, splits: Sequence[Split], cleaned: S
         records = count.documents_in - sum(left_out.values())  # what was to be left out is none of them
         allowed = 0.0 if settings.on_bad == "fail" else settings.max_bad_fraction * records
         if sum(bad.values()) > allowed:
-            raise UserError(_too_many_bad(settings, source.name, records, bad, own))
+            raise UserError(_too_many_bad(settings, source.name, records, bad, own, rejects))
         if 0 < count.documents_in == left_out.get("missing_text", 0):
             raise UserError(_no_text(source, count.documents_in, own))
 
@@ -166,10 +162,15 @@ def _fields_seen(own: Sequence[Receipt]) -> str:
 
 
 def _too_many_bad(
-    settings: CorpusSettings, source: str, records: int, bad: dict[str, int], own: Sequence[Receipt]
+    settings: CorpusSettings,
+    source: str,
+    records: int,
+    bad: dict[str, int],
+    own: Sequence[Receipt],
+    rejects: RejectSample,
 ) -> str:
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(bad.items()))
-    one = next(entry for done in own for entry in done["rejects"] if entry["reason"] in bad)
+    one = next(e for e in rejects.entries() if e["source"] == source and e["reason"] in bad)
     limit = (
         "and corpus.on_bad is fail"
         if settings.on_bad == "fail"

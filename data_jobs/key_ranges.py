@@ -7,7 +7,7 @@ sorts its own file, each reader takes its range of every file, and both can be d
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cluster.errors import RunError
+from data_jobs.work import unreadable
 
 CHUNK_ROWS = 1 << 20
 """Rows that are sorted at once: each such part of a file is sorted for itself, so that memory has a bound."""
@@ -37,6 +37,10 @@ class Range(NamedTuple):
         count = max(1, count)
         edges = [self.low + (self.high - self.low) * i // count for i in range(count + 1)]
         return [Range(low, high) for low, high in itertools.pairwise(edges)]
+
+
+WHOLE = Range.of(0, 1)
+"""All hashes."""
 
 
 class KeyedWriter:
@@ -79,19 +83,23 @@ class KeyedWriter:
 
 def read_range(paths: Iterable[str], keys: Range) -> list[tuple[int, list[npt.NDArray[Any]]]]:
     """(number of the file, columns) of the rows with hashes in the range; a file may come several times."""
+    return [
+        (number, [column.copy() for column in columns])
+        for number, path in enumerate(paths)
+        for columns in parts_of_range(path, keys)
+    ]
+
+
+def parts_of_range(path: str, keys: Range) -> Iterator[list[npt.NDArray[Any]]]:
+    """The columns of the rows of a file with hashes in the range, for each of its sorted parts, mapped."""
     low, last = np.uint64(keys.low), np.uint64(keys.high - 1)
-    found = []
-    for number, path in enumerate(paths):
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(path))
-            batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
-        except (pa.ArrowException, OSError) as error:
-            raise RunError(
-                f"{path}: damaged scratch file ({error}); remove the folder .work and run again"
-            ) from None
-        for batch in batches:
-            sorted_keys = batch.column(0).to_numpy()
-            start, stop = np.searchsorted(sorted_keys, low), np.searchsorted(sorted_keys, last, side="right")
-            if start < stop:
-                found.append((number, [column.to_numpy()[start:stop].copy() for column in batch.columns]))
-    return found
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(path))
+        batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from None
+    for batch in batches:
+        sorted_keys = batch.column(0).to_numpy()
+        start, stop = np.searchsorted(sorted_keys, low), np.searchsorted(sorted_keys, last, side="right")
+        if start < stop:
+            yield [column.to_numpy()[start:stop] for column in batch.columns]

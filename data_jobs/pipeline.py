@@ -6,7 +6,7 @@ nothing of it depends on who runs them.
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster.errors import UserError
 from cluster.fault_points import fault_point
-from cluster.places import to_json, write_bytes, write_json
+from cluster.places import delete_tree, to_json, write_bytes, write_json
 from data_jobs import state
 from data_jobs.clean_task import clean_split
 from data_jobs.dedup.decontaminate import drop_contaminated
@@ -25,14 +25,16 @@ from data_jobs.dedup.repeats import remove_repeats
 from data_jobs.finish import Finished, StageReceipts, check_left, check_readable, write_corpus
 from data_jobs.hashes import sha256
 from data_jobs.reading.inputs import InputFile, Split, cut_splits
+from data_jobs.rejects import RejectSample
 from data_jobs.settings import CorpusSettings, fixed_settings, metadata_of
+from data_jobs.shards.gather_task import gather_runs, groups_of
 from data_jobs.shards.manifest import SHARDS, SPLITS
 from data_jobs.shards.merge_task import merge_shard
 from data_jobs.tokens.sentences import rule_of
 from data_jobs.tokens.spill_task import spill_run
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
 from data_jobs.tokens.tokenizer_making import make_tokenizer
-from data_jobs.work import Job, Receipt, Runner, Task, committed
+from data_jobs.work import Job, Receipt, Runner, Task, committed, failing_as, wait_for_receipt
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, all) at a stage's start and after each of its jobs."""
@@ -51,15 +53,22 @@ class Build:
     """Wall-clock of each stage, in this start."""
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Stage to {tasks, seconds, cpu_seconds} of its tasks, those of earlier starts too."""
+    check: Callable[[], None] = lambda: None
+    """Called before each stage and before the manifest; raises where another writes this folder now."""
 
     def run(self) -> dict[str, Any]:
         """Make the corpus, or finish it; returns the manifest."""
+        with failing_as(str(self.out)):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         fixed = fixed_settings(self.settings)
         self._work = state.begin(self.out, fixed)
+        self._rejects = RejectSample()
         splits = cut_splits(self.files, self.settings.sources, self.settings.split_bytes)
         cleaned = self._clean(splits)
         try:
-            check_readable(self.settings, splits, cleaned)
+            check_readable(self.settings, splits, cleaned, self._rejects)
             self._take(splits, cleaned)
             self._remove_repeats()
             self._drop()
@@ -67,7 +76,10 @@ class Build:
             self._train(self._runs)
         except UserError:
             # The way out is another setting, and scratch of these ones would then be in the way.
-            shutil.rmtree(self._work, ignore_errors=True)
+            with contextlib.suppress(
+                OSError
+            ):  # a task may still be writing: what stays goes at the next start
+                state.clear(self.out)
             raise
         spilled = self._spill(self._runs)
         merge_jobs, merged = self._merge(self._runs, spilled)
@@ -81,10 +93,12 @@ class Build:
             self._stages,
             list(zip(merge_jobs, merged)),
             self._tokenizer,
+            self._rejects,
             self._near_report,
         )
+        self.check()
         manifest = write_corpus(self.out, fixed, done, {"seconds": self.seconds, "costs": self.costs})
-        shutil.rmtree(self._work, ignore_errors=True)
+        state.clear_scratch(self.out)
         return manifest
 
     def _clean(self, splits: Sequence[Split]) -> list[Receipt]:
@@ -176,11 +190,19 @@ class Build:
         """One job a shard. Their number is a function of the documents alone: duplicates are counted in."""
         names = sorted((number, run["name"]) for number, run in runs)
         folder = self._work / f"merge-{_key([names, self._tokenizer.fingerprint])}"
+        # Shards of other input have the same names: their receipts would speak of the files written now.
+        for other in self._work.glob("merge-*"):
+            if other != folder:
+                delete_tree(other)
+        by_source = [
+            [spill for (n, _), spill in zip(runs, spilled) if n == number]
+            for number in range(len(self.settings.sources))
+        ]
+        gathered = self._gather([[spill["file"] for spill in own] for own in by_source], folder)
         jobs: list[Job] = []
-        for number, source in enumerate(self.settings.sources):
-            own = [spill for (n, _), spill in zip(runs, spilled) if n == number]
+        for source, own, files in zip(self.settings.sources, by_source, gathered):
             spills = folder / f"{source.name}.spills"
-            write_json(spills, [spill["file"] for spill in own])
+            write_json(spills, files)
             for split in SPLITS:
                 size = sum(spill["token_bytes"][split] for spill in own)
                 count = -(-size // self.settings.shard_bytes)  # none where the split has no document
@@ -204,20 +226,39 @@ class Build:
                     )
         return jobs, self._stage("merge", merge_shard, jobs)
 
+    def _gather(self, files: Sequence[Sequence[str]], folder: Path) -> list[Sequence[str]]:
+        """The spilled runs of each source; where they are many, fewer that hold the same."""
+        groups = [groups_of(own) for own in files]
+        jobs: list[Job] = [
+            {
+                "stage": "gather",
+                "runs": group,
+                "file": f"{number}-{n:05d}.tokens.arrow",
+                "folder": str(folder),
+                "receipt": str(folder / f"{number}-{n:05d}.tokens.json"),
+            }
+            for number, own in enumerate(groups)
+            for n, group in enumerate(own)
+        ]
+        done = iter(self._stage("gather", gather_runs, jobs) if jobs else [])
+        return [[next(done)["file"] for _ in own] or files[n] for n, own in enumerate(groups)]
+
     def _stage(self, title: str, task: Task, jobs: Sequence[Job]) -> list[Receipt]:
         """The receipts of all jobs in their order; only jobs without one are run."""
         with self._timed(title):
             missing = [{**job, "job": n} for n, job in enumerate(jobs) if committed(job) is None]
             done = len(jobs) - len(missing)
+            self.check()
             self.progress(title, done, len(jobs))
             if missing:
                 for _ in self.runner(task, missing):
                     done += 1
                     self.progress(title, done, len(jobs))
-            receipts = [receipt for job in jobs if (receipt := committed(job)) is not None]
-        assert len(receipts) == len(jobs), f"stage {title}: a job ended without its receipt"
+            receipts = [wait_for_receipt(job) for job in jobs]
         spent = self.costs.setdefault(title, {"tasks": 0, "seconds": 0.0, "cpu_seconds": 0.0})
         for receipt in receipts:
+            # A hundred a reason and receipt: of a hundred thousand splits they would not fit into memory.
+            self._rejects.add_all(receipt.pop("rejects"))
             spent["tasks"] += 1
             for name, value in receipt["cost"].items():
                 spent[name] = round(spent[name] + value, 4)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from tqdm import tqdm
 from cluster import lease, places
 from cluster.errors import UserError, run_command
 from cluster.places import ObjectPath, Place
-from cluster.recipe import Recipe, read_command
+from cluster.recipe import read_command
 from cluster.settings import ClusterSettings
 from data_jobs import state
+from data_jobs.dedup.evaluation_task import check_evaluations
+from data_jobs.dedup.minhash import found_share
 from data_jobs.dedup.near_report import alarms
 from data_jobs.hashes import sha256
 from data_jobs.pipeline import Build
@@ -25,7 +30,7 @@ from data_jobs.ray_splits import RayRunner
 from data_jobs.reading.inputs import InputFile, list_files
 from data_jobs.settings import CorpusSettings, fixed_settings, without_effect
 from data_jobs.shards.manifest import MANIFEST, SPLITS, read_manifest
-from data_jobs.work import run_here
+from data_jobs.work import FOLDER, Runner, run_here
 
 DESCRIPTION = (
     "Read the sources of a recipe, clean them, drop duplicates, train a tokenizer, and write the "
@@ -42,75 +47,127 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"{recipe.where('corpus.sources')} is empty: give at least one {{name, path, format}}"
         )
-    if not isinstance(place, ObjectPath):
-        return _prepare(recipe, settings, cluster, place, place)
-    out = _scratch(place, cluster)
-    with lease.hold(out.with_name(f"{out.name}.writer")):  # two would write into one scratch
-        return _prepare(recipe, settings, cluster, out, place)
-
-
-def _prepare(
-    recipe: Recipe, settings: CorpusSettings, cluster: ClusterSettings, out: Path, place: Place
-) -> int:
-    """Make what is missing of the corpus, in `out`, and send it to `place` if that is another."""
-    quiet: bool = recipe.options.json
+    out = _scratch(place, cluster) if isinstance(place, ObjectPath) else place
     files = list_files(settings.sources, recipe.where)
-    if recipe.options.fresh:
-        state.clear(place)
-        state.clear(out)
-    fixed = fixed_settings(settings)
-    # On the way to an object store only the scratch is looked at, once there is any: half of it may be sent.
-    begun = out is not place and out.exists() and not (place / MANIFEST).exists()
-    found = state.look(out if begun else place, fixed, files, settings.sources)
-    if found == "finished" and not begun:
-        manifest = read_manifest(place)
-        state.clear_scratch(place)
-        if out is not place:
-            places.delete_tree(out)
-        _say(quiet, f"{place}: is there already, made of the same input by the same settings; nothing to do")
-    else:
+    work = _Prepare(settings, cluster, recipe.options, files, place, out)
+    # What is finished may stand where nobody may write; and what is refused leaves nothing behind.
+    if work.look() == "finished" and work.is_clean():
+        return work.tell(work.nothing_to_do())
+    with lease.hold(place) as held:
+        return work.tell(work.make(held.of_workers.check))
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    """One start of the command: a corpus for `place` made in `out`, which is another for an object store."""
+
+    settings: CorpusSettings
+    cluster: ClusterSettings
+    options: argparse.Namespace
+    files: Sequence[InputFile]
+    place: Place
+    out: Path
+
+    @functools.cached_property
+    def _fixed(self) -> dict[str, Any]:
+        return fixed_settings(self.settings)
+
+    def look(self) -> state.State:
+        """What is there; UserError where it is in the way. With --fresh nothing is, if it may be removed."""
+        fixed = self._fixed  # what it names must be readable before anything is removed
+        if self.options.fresh:
+            state.check_clearable(self.place)
+            state.check_clearable(self.out)
+            return "new"
+        there = self.out if self._is_begun() else self.place
+        return state.look(there, fixed, self.files, self.settings.sources)
+
+    def is_clean(self) -> bool:
+        """Whether a finished corpus has nothing beside it that its last moment should have removed."""
+        return not any(
+            there.exists() for there in (self.place / FOLDER, self._sent_from) if there is not None
+        )
+
+    def nothing_to_do(self) -> dict[str, Any]:
+        """The manifest of a corpus that is finished."""
+        made = "made of the same input by the same settings"
+        self._say(f"{self.place}: is there already, {made}; nothing to do")
+        return read_manifest(self.place)
+
+    def make(self, check: Callable[[], None]) -> dict[str, Any]:
+        """Make what is missing, and send it: the manifest. `check` raises where another writes there."""
+        found = self.look()  # again: another may have written there until now
+        begun = self._is_begun()
+        if found == "finished" and not begun:
+            self._clear_scratch()
+            return self.nothing_to_do()
         if found == "unfinished":
-            _say(quiet, f"{place}: going on with what was begun")
-        if begun and found == "finished":
-            manifest = read_manifest(out)
-        else:
-            manifest = _build(settings, cluster, out, place, files, recipe.options)
-        if isinstance(place, ObjectPath):
-            if state.is_half_sent(place):  # maybe by other settings
-                state.clear(place)
-            places.send_folder(out, place, MANIFEST)
-            places.delete_tree(out)
-    _say(quiet, _summary(place, manifest))
-    for warning in [*warnings_of(settings, manifest), *_alarms(settings, place)]:
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
-    if quiet:
-        print(json.dumps({"path": str(place), **_figures(manifest)}))
-    return 0
+            self._say(f"{self.place}: going on with what was begun")
+        manifest = read_manifest(self.out) if found == "finished" else self._build(check)
+        if isinstance(self.place, ObjectPath):
+            check()
+            if state.is_half_sent(self.place):  # maybe by other settings
+                state.clear(self.place)
+            state.clear_scratch(self.out)  # it holds texts, and is no part of the corpus
+            places.send_folder(self.out, self.place, MANIFEST)
+            self._clear_scratch()
+        return manifest
+
+    def tell(self, manifest: dict[str, Any]) -> int:
+        """Counts and warnings of a corpus that is there."""
+        self._say(_summary(self.place, manifest))
+        for warning in [*warnings_of(self.settings, manifest), *_alarms(self.settings, self.place)]:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        if self.options.json:
+            print(json.dumps({"path": str(self.place), **_figures(manifest)}))
+        return 0
+
+    @property
+    def _sent_from(self) -> Path | None:
+        return None if self.out is self.place else self.out
+
+    def _is_begun(self) -> bool:
+        """Whether only the scratch of a corpus for an object store is to be looked at: half may be sent."""
+        there = self._sent_from
+        return (
+            there is not None
+            and not self.options.fresh
+            and there.exists()
+            and not (self.place / MANIFEST).exists()
+        )
+
+    def _clear_scratch(self) -> None:
+        state.clear_scratch(self.place)
+        if self._sent_from is not None:
+            places.delete_tree(self._sent_from)
+
+    def _build(self, check: Callable[[], None]) -> dict[str, Any]:
+        """Make the corpus in `out`; with --fresh what is there goes when all else is known to be right."""
+        check_evaluations(self.settings.decontaminate.files)
+        runner: Runner = run_here
+        seconds = {}
+        with Progress(self.options.json) as progress, ExitStack() as session:
+            if self.options.engine == "ray":
+                started = time.monotonic()
+                progress("start Ray", 0, 1)
+                runner = session.enter_context(RayRunner(self.cluster, str(self.place)))
+                progress("start Ray", 1, 1)
+                seconds["start Ray"] = round(time.monotonic() - started, 3)
+            if self.options.fresh:
+                state.clear(self.place)
+                state.clear(self.out)
+            build = Build(
+                self.settings, self.out.absolute(), self.files, runner, progress, seconds, check=check
+            )
+            return build.run()
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr if self.options.json else sys.stdout, flush=True)
 
 
 def _scratch(place: ObjectPath, cluster: ClusterSettings) -> Path:
     """Where the corpus is made that is then sent to an object store."""
     return cluster.cache.folder / "prepare" / f"{place.name}-{sha256(str(place).encode())[:16]}"
-
-
-def _build(
-    settings: CorpusSettings,
-    cluster: ClusterSettings,
-    out: Path,
-    place: Place,
-    files: Sequence[InputFile],
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """Make the corpus in `out`, for a place that may be another."""
-    with Progress(options.json) as progress:
-        if options.engine == "local":
-            return Build(settings, out.absolute(), files, run_here, progress).run()
-        started = time.monotonic()
-        progress("start Ray", 0, 1)
-        with RayRunner(cluster, str(place)) as runner:
-            progress("start Ray", 1, 1)
-            seconds = {"start Ray": round(time.monotonic() - started, 3)}
-            return Build(settings, out.absolute(), files, runner, progress, seconds).run()
 
 
 _LINES = 4
@@ -214,8 +271,21 @@ def warnings_of(settings: CorpusSettings, manifest: dict[str, Any]) -> list[str]
                 f"no effect: {names}: the tokenizer of corpus.tokenizer.path is used as it is, with {got:,} "
                 "entries"
             )
+    lines += _of_banding(settings)
     lines += [f"no effect: {name}: nothing in the recipe asks for it" for name in without_effect(settings)]
     return lines
+
+
+def _of_banding(settings: CorpusSettings) -> list[str]:
+    """A warning where bands and rows do not fit the threshold of near duplicates."""
+    wanted = settings.minhash
+    share = found_share(wanted.threshold, wanted.bands, wanted.rows)
+    if settings.dedup != "minhash" or share >= 0.5:
+        return []
+    return [
+        f"corpus.minhash: of pairs at the threshold {wanted.threshold:g} only {100 * share:.0f} % are found "
+        f"with {wanted.bands} bands of {wanted.rows} rows: take fewer rows or more bands"
+    ]
 
 
 def _alarms(settings: CorpusSettings, place: Place) -> list[str]:
@@ -224,10 +294,6 @@ def _alarms(settings: CorpusSettings, place: Place) -> list[str]:
         return []
     report = json.loads((place / state.REPORT).read_bytes())
     return alarms(report["near_duplicates"], settings.minhash.alarm_fraction)
-
-
-def _say(quiet: bool, text: str) -> None:
-    print(text, file=sys.stderr if quiet else sys.stdout, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Times and the machine stand here, so a report is no part of the corpus.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.places import write_bytes
+from cluster.places import to_json, write_bytes
 from data_jobs.cleaning.spelling import sum_corrections
 from data_jobs.filters.histograms import add_histograms
 
@@ -65,15 +64,13 @@ def write_rejected(folder: Path, entries: Sequence[dict[str, Any]], pieces: Sequ
     folder.mkdir(exist_ok=True)
     for path in folder.glob("*.jsonl"):
         path.unlink()
-    by_source: dict[str, list[str]] = {}
+    by_source: dict[str, list[bytes]] = {}
     for entry in entries:
         whole = {**entry, "line": entry["line"] + before.get((entry["file"], entry["start"]), 0)}
         del whole["start"]
-        by_source.setdefault(entry["source"], []).append(
-            json.dumps(whole, ensure_ascii=False, sort_keys=True)
-        )
+        by_source.setdefault(entry["source"], []).append(to_json(whole))  # names may not be UTF-8
     for source, lines in by_source.items():
-        write_bytes(folder / f"{source}.jsonl", ("\n".join(lines) + "\n").encode())
+        write_bytes(folder / f"{source}.jsonl", b"".join(lines))
 
 
 def _lines_before(pieces: Sequence[dict[str, Any]]) -> dict[tuple[str, int], int]:

@@ -7,7 +7,9 @@ without the rest.
 
 from __future__ import annotations
 
+import bisect
 import json
+import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cluster.errors import RunError
 from data_jobs.dedup.drops import Drops
-from data_jobs.hashes import MASK64
+from data_jobs.work import unreadable
 
 BATCH_BYTES = 1 << 20
+_OTHER_FILES = 256
+"""That a process has open beside its runs, at most."""
 _INDEX_KEY = b"manta.batches"
 
 
@@ -71,7 +74,7 @@ def write_text_run(path: str | Path, documents: Sequence[Document]) -> None:
             held = 0
         batches[-1].append(document)
         held += len(document.text)
-    schema = _with_index(TEXT_RUN, [(batch[0].val, batch[0].key) for batch in batches])
+    schema = with_index(TEXT_RUN, [(batch[0].val, batch[0].key) for batch in batches])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for batch in batches:
             columns = [
@@ -91,9 +94,12 @@ class RunFile:
                 (bool(val), int(key)) for val, key in json.loads(self._reader.schema.metadata[_INDEX_KEY])
             ]
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{path}: damaged scratch file ({error}); remove the folder .work and run again"
-            ) from None
+            raise unreadable(path, error) from None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns."""
+        return self._reader.schema
 
     @property
     def schema_index(self) -> dict[bytes, bytes]:
@@ -113,11 +119,20 @@ class RunFile:
 
     def between(self, val: bool, low: int, high: int) -> Iterator[pa.RecordBatch]:
         """The batches of one split that may hold keys in [low, high)."""
-        for number, (is_val, first) in enumerate(self.starts):
-            following = self.starts[number + 1] if number + 1 < len(self.starts) else (True, MASK64 + 1)
-            last = following[1] if following[0] == is_val else MASK64 + 1
-            if is_val == val and first < high and last >= low:
+        begin = bisect.bisect_left(self.starts, (val, low)) - 1  # the one before may end with `low`
+        for number in range(max(0, begin), bisect.bisect_left(self.starts, (val, high))):
+            if self.starts[number][0] == val:
                 yield self.batch(number)
+
+
+def open_runs(paths: Sequence[str]) -> list[RunFile]:
+    """Runs that stay open together, with as many open files allowed to this process as that needs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = len(paths) + _OTHER_FILES
+    if resource.RLIM_INFINITY != soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return [RunFile(path) for path in paths]
 
 
 def hash_words(column: pa.Array) -> npt.NDArray[np.uint64]:
@@ -137,6 +152,7 @@ def text_buffers(column: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
     return data, np.frombuffer(offsets, np.int64, count=len(column) + 1, offset=8 * column.offset)
 
 
-def _with_index(schema: pa.Schema, starts: list[tuple[bool, int]]) -> pa.Schema:
+def with_index(schema: pa.Schema, starts: Sequence[tuple[bool, int]]) -> pa.Schema:
+    """The schema of a run whose batches begin with these (split, key)."""
     index: list[list[Any]] = [[int(val), str(key)] for val, key in starts]
     return schema.with_metadata({_INDEX_KEY: json.dumps(index).encode()})

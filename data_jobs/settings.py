@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from cluster.errors import did_you_mean
 from cluster.fields import Settings, free, identity, values_of_kind
 from data_jobs.cleaning.clean_settings import CleanSettings
 from data_jobs.dedup.dedup_settings import DecontaminateSettings, MinhashSettings, RepeatsSettings
@@ -54,6 +55,18 @@ class CorpusSettings(Settings):
         if len(set(names)) < len(names):
             raise ValueError(f"source names must differ: {', '.join(names)}")
         return sources
+
+    @model_validator(mode="after")
+    def _best_by_is_passed_on(self) -> CorpusSettings:
+        wanted = self.minhash.best_by if self.dedup == "minhash" and self.sources else None
+        known = sorted({name for source in self.sources for name in metadata_fields(source)})
+        if wanted is not None and wanted not in known:
+            raise ValueError(
+                f"minhash.best_by: no source passes on a field '{wanted}' (passed on: "
+                f"{', '.join(known) or 'none'}){did_you_mean(wanted, known)}; name it in the metadata of a "
+                "source"
+            )
+        return self
 
     @model_validator(mode="after")
     def _images_stand_alone(self) -> CorpusSettings:

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster import lease
 from cluster.errors import UserError
-from cluster.places import ObjectPath, Place, delete_tree, sync_folder, write_json
+from cluster.places import ObjectPath, Place, delete_tree, sync_folder, to_json, write_json
+from data_jobs.hashes import sha256
 from data_jobs.reading.inputs import InputFile
 from data_jobs.reading.raw_bytes import Piece, Reading
 from data_jobs.reading.source_settings import SourceSettings, holds_names
@@ -47,34 +49,48 @@ def look(
             old = {}
         _refuse(out, "an unfinished corpus", differences(old, fixed))
         return "unfinished"
-    if is_half_sent(out):  # and the scratch that it was sent from is gone
-        return "new"
-    if out.exists() and (not out.is_dir() or any(item.name != FOLDER for item in out.iterdir())):
-        raise UserError(
-            f"{out}: not empty and not a corpus, so nothing is written there; "
-            "choose another place by --corpus.out"
-        )
+    if not is_half_sent(out):  # of one that is, the scratch that it was sent from is gone
+        check_clearable(out)
     return "new"
 
 
 def begin(out: Path, fixed: dict[str, Any]) -> Path:
-    """Make the scratch folder and write down for which settings it is."""
+    """Make the scratch folder and write down for which settings it is; returns the folder of these settings.
+
+    Scratch that does not say its settings is what a removal left that was cut short, or what a task wrote
+    that outlived it: of which settings it is, nobody knows, so it goes. A task that is still at work for
+    other settings writes into their folder.
+    """
     work = out / FOLDER
+    if not (work / _SETTINGS).exists():
+        clear(out)
     write_json(work / _SETTINGS, fixed)
-    return work
+    return work / sha256(to_json(fixed))[:32]
+
+
+def check_clearable(out: Place) -> None:
+    """UserError where `clear` would leave something, and nothing is to be written beside it."""
+    if _names(out) - (set(OURS) if _is_ours(out) else {FOLDER}):
+        raise _taken(out)
 
 
 def clear(out: Place) -> None:
-    """`--fresh`: remove a corpus or what is there of one, the manifest first: no half of one stays."""
+    """`--fresh`: remove a corpus or what is there of one, the manifest first: no half of one stays.
+
+    Cut short at any moment, what is left is still known as ours: by its scratch folder here, by the index in
+    an object store. Both go last.
+    """
     if isinstance(out, ObjectPath):
-        if (out / MANIFEST).exists() or (out / INDEX).exists():
+        if _is_ours(out):
             (out / MANIFEST).unlink(missing_ok=True)
             for name in sorted(OURS, key=lambda name: name == INDEX):  # by which the rest is known, last
                 (out / name).unlink(missing_ok=True)
                 delete_tree(out / name)
         return
-    if not (out / MANIFEST).exists() and not (out / FOLDER).exists():
+    if not _is_ours(out):
         return
+    (out / FOLDER).mkdir(exist_ok=True)
+    sync_folder(out)
     (out / MANIFEST).unlink(missing_ok=True)
     sync_folder(out)
     for name in OURS:
@@ -85,11 +101,31 @@ def clear(out: Place) -> None:
             path.unlink(missing_ok=True)
 
 
+def _is_ours(out: Place) -> bool:
+    """Whether there is a corpus, or part of one."""
+    second = INDEX if isinstance(out, ObjectPath) else FOLDER
+    return (out / MANIFEST).exists() or (out / second).exists()
+
+
+def _names(out: Place) -> set[str]:
+    """What is there but a lease; of a file its own name."""
+    if not out.exists():
+        return set()
+    return {item.name for item in out.iterdir()} - {lease.FOLDER} if out.is_dir() else {out.name}
+
+
+def _taken(out: Place) -> UserError:
+    return UserError(
+        f"{out}: not empty and not a corpus, so nothing is written there; "
+        "choose another place by --corpus.out"
+    )
+
+
 def is_half_sent(out: Place) -> bool:
     """Whether an object store has part of a corpus, and nothing else: the index is sent first."""
     if not isinstance(out, ObjectPath):
         return False
-    names = {child.name for child in out.iterdir()}
+    names = _names(out)
     return INDEX in names and MANIFEST not in names and names <= set(OURS)
 
 

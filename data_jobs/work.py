@@ -29,6 +29,8 @@ Runner = Callable[[Task, Sequence[Job]], Iterator[dict[str, Any]]]
 """Runs a task over jobs, anywhere, in any order, and yields what each returns."""
 
 FOLDER = ".work"
+WAIT_SECONDS, POLL_SECONDS = 60.0, 0.5
+"""For the receipt of a task that has ended: on NFS it may be hidden for seconds."""
 
 
 def run_here(task: Task, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
@@ -40,16 +42,25 @@ def run_here(task: Task, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
 def run_and_commit(task: Task, job: Job) -> dict[str, Any]:
     """Run a task, write its receipt, and give the receipt back; with what it cost: {seconds, cpu_seconds}."""
     started, busy = time.monotonic(), time.process_time()
-    try:
+    with failing_as(f"stage {job['stage']}"):
         receipt = task(job)
-    except OSError as error:  # a full disk, a lost mount: the message names the file
-        raise RunError(f"stage {job['stage']}: {error}; the same command continues") from error
-    cost = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - busy}
-    receipt = {**receipt, "cost": {name: round(spent, 4) for name, spent in cost.items()}}
-    fault_point(f"prepare.before_{job['stage']}", job=job["job"])
-    write_json(job["receipt"], receipt)
-    fault_point(f"prepare.after_{job['stage']}", job=job["job"])
+        cost = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - busy}
+        receipt = {**receipt, "cost": {name: round(spent, 4) for name, spent in cost.items()}}
+        fault_point(f"prepare.before_{job['stage']}", job=job["job"])
+        write_json(job["receipt"], receipt)
+        fault_point(f"prepare.after_{job['stage']}", job=job["job"])
     return receipt
+
+
+@contextlib.contextmanager
+def failing_as(what: str) -> Iterator[None]:
+    """An error of the machine in the block (a full disk, a lost mount) as a failure that says what failed."""
+    try:
+        yield
+    except RunError:  # a place's own, which says it already
+        raise
+    except OSError as error:
+        raise RunError(f"{what}: {error}; the same command continues") from error
 
 
 def committed(job: Job) -> dict[str, Any] | None:
@@ -59,6 +70,27 @@ def committed(job: Job) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return receipt if all(os.path.exists(path) for path in receipt.get("files", ())) else None
+
+
+def wait_for_receipt(job: Job) -> Receipt:
+    """The receipt of a job whose task has ended. RunError where it does not come to sight."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (receipt := committed(job)) is None:  # which opens it, since listings and attributes are cached
+        if time.monotonic() >= deadline:
+            raise RunError(
+                f"stage {job['stage']}: a task has ended, and {job['receipt']} or a file that it names is "
+                f"not there after {WAIT_SECONDS:g} s: all machines must see this folder; the same command "
+                "continues"
+            )
+        time.sleep(POLL_SECONDS)
+    return receipt
+
+
+def unreadable(path: str | Path, error: Exception) -> Exception:
+    """What to raise where scratch cannot be read: that it is damaged, or the machine's error as it is."""
+    if isinstance(error, OSError) and error.errno is not None:  # too many open files, a lost mount
+        return error
+    return RunError(f"{path}: damaged scratch file ({error}); remove the folder .work and run again")
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ def _write_table(folder: SweepFolder, plan: Plan, ledger: Ledger) -> None:
 
 
 def _finish(folder: SweepFolder, plan: Plan, ledger: Ledger, sweep_id: str, began: float) -> dict[str, Any]:
-    """best/, then summary.json. RunError where a trial failed, or none has a result."""
+    """best/, then summary.json and the page. RunError where a trial failed, or none has a result."""
     rows = rows_of(folder, ledger.trials.values(), plan.metric, plan.mode)
     best = best_row(rows, plan.metric, plan.mode)
     if best is not None:
@@ -134,6 +134,9 @@ def _finish(folder: SweepFolder, plan: Plan, ledger: Ledger, sweep_id: str, bega
         raise RunError(f"no trial has a checkpoint with a finite {plan.metric}: see {folder.table}")
     summary = summary_of(rows, plan.metric, plan.mode, sweep_id, time.time() - began)
     places.write_json(folder.summary, summary)
+    from llm.report import write_report
+
+    write_report(folder.path)
     return summary
 
 

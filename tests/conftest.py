@@ -1,4 +1,4 @@
-"""What every test gets: a quiet environment for its processes, and one Ray for the whole run."""
+"""What every test gets: a quiet environment for its processes, and one Ray for those that are marked so."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # how long a
 hypothesis.settings.load_profile("no deadline")
 os.environ.pop("RAY_ADDRESS", None)  # never somebody's cluster
 os.environ["PYTHONPATH"] = str(ROOT)  # Ray's workers import the packages wherever a test stands
+RAY_FOLDER = os.environ.get("RAY_TMPDIR")
+NO_FOLDER = "/dev/null/this test is not marked ray"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +49,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Only tests that are marked can start Ray: others are run beside each other, and two are too much."""
+    folder = RAY_FOLDER if item.get_closest_marker("ray") else NO_FOLDER
+    if folder is None:
+        os.environ.pop("RAY_TMPDIR", None)
+    else:
+        os.environ["RAY_TMPDIR"] = folder
 
 
 @pytest.fixture(scope="session")

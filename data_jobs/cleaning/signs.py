@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+import data_jobs.kernel_cache  # noqa: F401 (it says when something is compiled)
+
 BLANK_RUN = 1
 """Two ASCII blanks in a row, the first of them after something in its line."""
 TRAILING = 2

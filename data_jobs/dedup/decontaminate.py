@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from data_jobs.dedup.dedup_settings import DecontaminateSettings
 from data_jobs.dedup.evaluation_task import collect_grams, digest_of
 from data_jobs.dedup.near_duplicates import Run, Stage
 from data_jobs.hashes import sha256
+from data_jobs.reading.inputs import absolute
 from data_jobs.reading.source_settings import SourceSettings
 from data_jobs.work import Job, Receipt
 
@@ -25,7 +26,7 @@ def drop_contaminated(
     runs: Sequence[tuple[int, Run]],
 ) -> tuple[list[tuple[int, Run]], list[Receipt]]:
     """(runs with their drop bitmaps, the receipt of each)."""
-    files = [os.path.abspath(os.path.expanduser(path)) for path in wanted.files]
+    files = [absolute(path) for path in wanted.files]
     folder = work / f"evaluation-{sha256(to_json([digest_of(files), files, wanted.ngram]))[:32]}"
     set_job: Job = {
         "stage": "evaluation",

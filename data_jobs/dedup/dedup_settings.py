@@ -30,7 +30,7 @@ class MinhashSettings(Settings):
     max_bucket: int = identity(
         512,
         "where more texts than this agree in a band, each is compared with so many before it alone, in an "
-        "order by content",
+        "order by content; pairs further apart are then not looked for in other bands either",
         ge=2,
     )
     keep: Literal["first", "longest", "best"] = identity(
@@ -39,7 +39,9 @@ class MinhashSettings(Settings):
         "best: by best_by",
     )
     best_by: str | None = identity(
-        None, "metadata field with a number for keep: best; the largest stays, a text without one comes last"
+        None,
+        "metadata field of a source with a number, for keep: best; the largest stays, a text without one "
+        "comes last",
     )
     alarm_fraction: float = free(
         0.5, "warn of a source that loses more than this share of its documents here", ge=0, le=1
@@ -62,10 +64,14 @@ class RepeatsSettings(Settings):
         False, "remove a line that stands in many documents of a source (menus, notices) from all of them"
     )
     min_documents: int = identity(10, "a line is removed that stands in at least so many documents", ge=2)
-    min_fraction: float = identity(0.001, "and in at least this share of the source's documents", ge=0, le=1)
+    min_fraction: float = identity(
+        0.001, "and in at least this share of the source's documents, copies counted", ge=0, le=1
+    )
     line_words: int = identity(2, "a line of fewer words is never removed", ge=1)
     paragraphs: bool = identity(
-        False, "of equal paragraphs of a source the first in the corpus' order stays, the others are removed"
+        False,
+        "of equal paragraphs of a source the first in the corpus' order stays, the others are removed, also "
+        "where a later stage drops the document that has the first",
     )
     paragraph_words: int = identity(8, "a paragraph of fewer words is never removed", ge=1)
     ranges: int | None = free(
@@ -83,8 +89,8 @@ class DecontaminateSettings(Settings):
 
     files: list[str] = free(
         [],
-        "evaluation sets: .jsonl (each text of each object) or plain text, also .gz, .zst; what shares "
-        "word n-grams with one is dropped",
+        "evaluation sets, here or in an object store: .jsonl (each text of each object) or plain text, also "
+        ".gz, .zst, .xz; what shares word n-grams with one is dropped",
     )
     ngram: int = identity(13, "words of an n-gram (Brown et al. 2020); shorter texts find nothing", ge=1)
     min_matches: int = identity(1, "distinct n-grams that a document must share to be dropped", ge=1)

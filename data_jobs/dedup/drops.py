@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.errors import RunError
+from data_jobs.work import unreadable
 
 _SCHEMA = pa.schema([("drop", pa.bool_())])
 
@@ -37,9 +37,7 @@ class Drops:
         try:
             self._reader: Any = pa.ipc.open_file(pa.memory_map(str(path)))
         except (pa.ArrowException, OSError) as error:
-            raise RunError(
-                f"{path}: damaged scratch file ({error}); remove the folder .work and run again"
-            ) from None
+            raise unreadable(path, error) from None
 
     def kept(self, number: int) -> pa.BooleanArray:
         """Which documents of one batch of the run stay."""

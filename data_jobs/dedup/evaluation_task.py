@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cluster import places
 from cluster.errors import UserError
 from data_jobs.hashes import sha256
+from data_jobs.reading.inputs import absolute
 from data_jobs.reading.json_lines import read_objects
 from data_jobs.reading.raw_bytes import Piece, Reading
 from data_jobs.reading.records import Reject
@@ -28,7 +30,9 @@ _MOST_BYTES = 1 << 25
 
 
 def collect_grams(job: Job) -> dict[str, Any]:
-    """Job: {files, ngram, file, folder}. Receipt: {files, grams, count}: with the first file of each."""
+    """Job: {files, ngram, file, folder}, absolute. Receipt: {files, grams, count}: with the first file of
+    each.
+    """
     parts = [_grams_of(path, number, job["ngram"]) for number, path in enumerate(job["files"])]
     grams = np.concatenate([np.zeros(0, GRAMS), *parts])
     grams = grams[np.lexsort((grams["file"], grams["hash"]))]
@@ -43,6 +47,13 @@ def collect_grams(job: Job) -> dict[str, Any]:
 def digest_of(files: list[str]) -> str:
     """One number for what some evaluation files hold: SHA-256 over the sorted ones of each."""
     return sha256("\n".join(sorted(_digest(path) for path in files)).encode())
+
+
+def check_evaluations(files: list[str]) -> None:
+    """UserError where one cannot be read: before anything else is done, or hours would be lost."""
+    for path in files:
+        for _ in texts_of(absolute(path)):
+            pass
 
 
 def texts_of(path: str) -> Iterator[str]:
@@ -97,6 +108,9 @@ def shingles_of(text: str, ngram: int) -> npt.NDArray[np.uint64]:
 
 def _digest(path: str) -> str:
     try:
-        return sha256(Path(path).read_bytes())
+        with places.open_read(places.at(absolute(path))) as file:
+            return sha256(file.read())
+    except places.PlaceError:
+        raise
     except OSError as error:
         raise UserError(f"corpus.decontaminate.files: {path}: cannot be read: {error.strerror}") from None

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
+import data_jobs.kernel_cache  # noqa: F401 (it says when something is compiled)
+
 Array = npt.NDArray[Any]
 
 _C1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -14,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data_jobs.key_ranges import KeyedWriter, Range, read_range
+from data_jobs.key_ranges import WHOLE, KeyedWriter, Range, parts_of_range
 from data_jobs.runs import RunFile, text_buffers
 from data_jobs.work import Job, keep, temporary
 
 Array = npt.NDArray[Any]
 UNIT = {"hash": np.uint64, "key": np.uint64, "at": np.uint64}
 FIRST = np.dtype([("hash", "<u8"), ("key", "<u8"), ("at", "<u8")])
+MOST_ROWS = 1 << 24
+"""That a task takes into memory at once, 24 bytes each, and again to sort."""
 
 
 def hash_run(job: Job) -> dict[str, Any]:
@@ -39,25 +41,63 @@ def hash_run(job: Job) -> dict[str, Any]:
 
 
 def common_lines(job: Job) -> dict[str, Any]:
-    """Job: {units, range, ranges, least, file, folder}. Receipt: {files, found}: lines of `least` texts."""
-    hashes, keys, _ = _read(job)
+    """Job: {units, range, ranges, least, file, folder}. Receipt: {files, found}: lines of `least` texts.
+
+    A line that stands nearly everywhere has too many rows for one task, and all of them in one range. They
+    are counted in parts of the documents then, since each document is in one part alone.
+    """
+    rows = sum(len(columns[0]) for columns in _parts(job))
+    lines, counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    for documents in WHOLE.cut(-(-rows // MOST_ROWS)):
+        one, number = _count_texts(job, documents)
+        both = np.concatenate([lines, one])
+        lines, place = np.unique(both, return_inverse=True)
+        summed = np.zeros(len(lines), np.int64)
+        np.add.at(summed, place, np.concatenate([counts, number]))
+        counts = summed
+    return _keep(job, lines[counts >= job["least"]])
+
+
+def _count_texts(job: Job, documents: Range) -> tuple[Array, Array]:
+    """(lines, how many texts have each) of the documents with keys in a range."""
+    low, last = np.uint64(documents.low), np.uint64(documents.high - 1)
+    found = [np.zeros((2, 0), np.uint64)]
+    for columns in _parts(job):
+        rows = np.stack(columns[:2])
+        found.append(rows[:, (rows[1] >= low) & (rows[1] <= last)])
+    hashes, keys = np.concatenate(found, axis=1)
     order = np.lexsort((keys, hashes))
     hashes, keys = hashes[order], keys[order]
     new = (np.diff(hashes, prepend=~hashes[:1]) != 0) | (np.diff(keys, prepend=~keys[:1]) != 0)
-    lines, counts = np.unique(hashes[new], return_counts=True)
-    return _keep(job, lines[counts >= job["least"]])
+    return np.unique(hashes[new], return_counts=True)
 
 
 def first_paragraphs(job: Job) -> dict[str, Any]:
     """Job: {units, range, ranges, file, folder}. Receipt: {files, found}: repeated ones, with first place."""
-    hashes, keys, places = _read(job)
-    order = np.lexsort((places, keys, hashes))
-    rows = np.empty(len(order), FIRST)
-    rows["hash"], rows["key"], rows["at"] = hashes[order], keys[order], places[order]
+    held, count, most = [np.zeros(0, FIRST)], 0, MOST_ROWS
+    for columns in _parts(job):
+        rows = np.empty(len(columns[0]), FIRST)
+        rows["hash"], rows["key"], rows["at"] = columns
+        held.append(rows)
+        count += len(rows)
+        if count > most:
+            held = [_ends(np.concatenate(held))]
+            count = len(held[0])
+            most = max(MOST_ROWS, 2 * count)
+    rows = _ends(np.concatenate(held))
     first = np.flatnonzero(np.diff(rows["hash"], prepend=~rows["hash"][:1]) != 0)
     last = np.append(first[1:], len(rows)) - 1 if len(first) else first
     repeated = rows[first] != rows[last]  # copies of one text have one place
     return _keep(job, rows[first[repeated]])
+
+
+def _ends(rows: Array) -> Array:
+    """By hash, key and place; of each hash the first and the last row alone."""
+    if not len(rows):
+        return rows
+    rows = rows[np.lexsort((rows["at"], rows["key"], rows["hash"]))]
+    first = np.diff(rows["hash"], prepend=~rows["hash"][:1]) != 0
+    return rows[first | np.append(first[1:], True)]
 
 
 def units_of(
@@ -88,10 +128,10 @@ def _distinct(kind: str, hashes: Array, keys: Array, starts: Array) -> Iterator[
     yield from (hashes, keys, starts)
 
 
-def _read(job: Job) -> list[Array]:
-    rows = read_range(job["units"], Range.of(job["range"], job["ranges"]))
-    columns = zip(*(columns for _, columns in rows)) if rows else [()] * len(UNIT)
-    return [np.concatenate([np.zeros(0, np.uint64), *parts]) for parts in columns]
+def _parts(job: Job) -> Iterator[list[Array]]:
+    """The columns of the job's range, part by part of each file."""
+    for path in job["units"]:
+        yield from parts_of_range(path, Range.of(job["range"], job["ranges"]))
 
 
 def _keep(job: Job, found: Array) -> dict[str, Any]:

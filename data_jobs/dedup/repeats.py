@@ -42,6 +42,7 @@ def remove_repeats(
             "run": run["file"],
             "lines": found.get("lines", {}).get(number, []),
             "paragraphs": found.get("paragraphs", {}).get(number, []),
+            "units": {kind: flow.units[kind][run["name"]] for kind in kinds},
             "folder": str(work / "rewritten"),
             "receipt": str(flow.folder / f"{run['name']}.json"),
         }
@@ -61,13 +62,15 @@ class _Flow:
         settings: CorpusSettings,
         runs: Sequence[tuple[int, Run]],
     ) -> None:
-        self._stage, self._units, self.folder, self._settings, self._runs = (
+        self._stage, self._folder_of_units, self.folder, self._settings, self._runs = (
             stage,
             units,
             folder,
             settings,
             runs,
         )
+        self.units: dict[str, dict[str, str]] = {}
+        """Kind to name of a run to the hashes of its units."""
 
     def find(self, kind: str) -> dict[int, list[str]]:
         """Number of the source to the files of what is repeated in it, in the order of hashes."""
@@ -79,16 +82,17 @@ class _Flow:
                 "name": run["name"],
                 "kind": kind,
                 "least_words": wanted.line_words if kind == "lines" else wanted.paragraph_words,
-                "folder": str(self._units),
-                "receipt": str(self._units / f"{run['name']}.{kind}.json"),
+                "folder": str(self._folder_of_units),
+                "receipt": str(self._folder_of_units / f"{run['name']}.{kind}.json"),
             }
             for _, run in self._runs
         }
-        hashed = dict(zip(names, self._stage(f"{kind} of runs", hash_run, list(names.values()))))
+        hashed = self._stage(f"{kind} of runs", hash_run, list(names.values()))
+        self.units[kind] = {name: done["units"] for name, done in zip(names, hashed)}
         jobs: list[Job] = []
         for number, source in enumerate(self._settings.sources):
             own = [run for n, run in self._runs if n == number]
-            units = [hashed[name]["units"] for name in sorted({run["name"] for run in own})]
+            units = [self.units[kind][name] for name in sorted({run["name"] for run in own})]
             documents = sum(run["documents"] for run in own)
             ranges = wanted.ranges or max(1, -(-sum(run["bytes"] for run in own) // RANGE_BYTES))
             for at in range(ranges if own else 0):

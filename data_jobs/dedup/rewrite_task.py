@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from data_jobs.dedup.repeat_tasks import FIRST, units_of
 from data_jobs.filters.judging import Dropped, Judge, Kept
+from data_jobs.key_ranges import WHOLE, Range, parts_of_range
 from data_jobs.ledger import Count
 from data_jobs.rejects import RejectSample
 from data_jobs.run_writer import RunWriter, utf8_bytes
@@ -20,11 +20,15 @@ from data_jobs.runs import RunFile
 from data_jobs.settings import CorpusSettings
 from data_jobs.work import Job
 
+Array = npt.NDArray[Any]
 Spans = list[tuple[int, int]]
+_KINDS = {"lines": np.dtype(np.uint64), "paragraphs": FIRST}
+_NONE = np.zeros(0, np.uint64)
 
 
 def rewrite_run(job: Job) -> dict[str, Any]:
-    """Job: {settings, source, run, lines, paragraphs, folder}: number of a source, files of what is repeated.
+    """Job: {settings, source, run, lines, paragraphs, units, folder}: number of a source, files of what is
+    repeated in it, and by kind the hashes of what is in the run.
 
     Receipt: {files, runs, repeats, filter, histograms, rejects}.
     """
@@ -68,11 +72,11 @@ class _Rewrite:
         self.writer = RunWriter(self.settings, self.source, job["folder"])
         self.repeats = Count()
         self.sample = RejectSample()
-        self._job = job
+        self._known = {kind: _known(job[kind], units, _KINDS[kind]) for kind, units in job["units"].items()}
 
     def shortened(self, batch: pa.RecordBatch) -> Iterator[tuple[int, str]]:
         """(row, what is left of its text) where something is."""
-        cuts = _cuts(batch, self._job, self.settings)
+        cuts = _cuts(batch, self._known, self.settings)
         for row, text in enumerate(batch["text"].to_pylist()):
             left = without(text, cuts[row]) if row in cuts else text
             size = utf8_bytes(text)
@@ -102,21 +106,20 @@ class _Rewrite:
         self.sample.add({"reason": reason, "detail": detail, "source": self.source, **place, "head": head})
 
 
-def _cuts(batch: pa.RecordBatch, job: Job, settings: CorpusSettings) -> dict[int, Spans]:
-    """Row to the spans that are to go, sorted, for the rows that have some."""
+def _cuts(batch: pa.RecordBatch, known: dict[str, Array], settings: CorpusSettings) -> dict[int, Spans]:
+    """Row to the spans that are to go, sorted, for the rows that have some. `known`: see `_known`."""
     wanted = settings.repeats
     found: dict[int, Spans] = {}
     if wanted.lines:
         hashes, rows, starts, lengths = units_of(batch["text"], "lines", wanted.line_words)
-        common = _load(tuple(job["lines"]), np.dtype(np.uint64))
-        _add(found, _places(hashes, common) >= 0, rows, starts, lengths)
+        _add(found, _places(hashes, known["lines"]) >= 0, rows, starts, lengths)
     if wanted.paragraphs:
         hashes, rows, starts, lengths = units_of(batch["text"], "paragraphs", wanted.paragraph_words)
-        first = _load(tuple(job["paragraphs"]), FIRST)
+        first = known["paragraphs"]
         place = _places(hashes, first["hash"])
         keys = batch["key"].to_numpy()[rows]
-        known = first[np.maximum(place, 0)] if len(first) else np.zeros(len(place), FIRST)
-        stays = (known["key"] == keys) & (known["at"] == starts)
+        at = first[np.maximum(place, 0)] if len(first) else np.zeros(len(place), FIRST)
+        stays = (at["key"] == keys) & (at["at"] == starts)
         _add(found, (place >= 0) & ~stays, rows, starts, lengths)
     return {row: sorted(spans) for row, spans in found.items()}
 
@@ -126,7 +129,7 @@ def _add(found: dict[int, Spans], gone: Any, rows: Any, starts: Any, lengths: An
         found.setdefault(row, []).append((start, start + length))
 
 
-def _places(values: npt.NDArray[Any], known: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _places(values: Array, known: Array) -> npt.NDArray[np.int64]:
     """Where each value stands in a sorted array, or -1."""
     if not len(known):
         return np.full(len(values), -1, np.int64)
@@ -134,7 +137,22 @@ def _places(values: npt.NDArray[Any], known: npt.NDArray[Any]) -> npt.NDArray[np
     return np.where(known[place] == values, place, -1)
 
 
-@functools.lru_cache(maxsize=2)
-def _load(paths: Sequence[str], kind: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Ranges of hashes, in their order, as one sorted array; a worker keeps it from one task to the next."""
-    return np.concatenate([np.zeros(0, kind), *(np.load(path) for path in paths)])
+def _known(found: Sequence[str], units: str, kind: np.dtype[Any]) -> Array:
+    """What is repeated of a run's units, sorted by hash: no more memory than the run's own and one range's.
+
+    `found`: files of what is repeated in the source, ranges of hashes in their order; `units`: the hashes of
+    the run.
+    """
+    own = np.unique(np.concatenate([_NONE, *(columns[0] for columns in parts_of_range(units, WHOLE))]))
+    parts = [np.zeros(0, kind)]
+    for number, path in enumerate(found):
+        keys = Range.of(number, len(found))
+        start, stop = (
+            np.searchsorted(own, np.uint64(keys.low)),
+            np.searchsorted(own, np.uint64(keys.high - 1), "right"),
+        )
+        if start < stop:
+            repeated = np.load(path, mmap_mode="r")
+            place = _places(own[start:stop], repeated["hash"] if kind.names else repeated)
+            parts.append(repeated[place[place >= 0]])
+    return np.concatenate(parts)

@@ -4,7 +4,8 @@ A word is a run of letters and digits, ASCII letters in lower case; a character 
 without spaces is a word of its own. Everything else only parts words. So texts that differ in case,
 punctuation and blanks have the same words.
 
-All in one file: Numba's cache of a kernel knows when its own file changed, and of no other one.
+All in one file but for the decoder: numba's cache of a kernel knows when its own file changed, and of no
+other one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from numba import njit, types
+
+from data_jobs.kernel_cache import fingerprint, renew, source_of
+from data_jobs.utf8_kernel import code_at
 
 Bytes = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
@@ -117,32 +121,14 @@ def _next_word(values: Bytes, at: int, stop: int) -> Any:
             if begun:
                 break
         else:
-            lead = np.int64(values[at])
-            if lead < 0xE0:
-                size = 2
-                code = (lead & 0x1F) << 6 | (np.int64(values[at + 1]) & 0x3F)
-            elif lead < 0xF0:
-                size = 3
-                code = (
-                    (lead & 0x0F) << 12
-                    | (np.int64(values[at + 1]) & 0x3F) << 6
-                    | (np.int64(values[at + 2]) & 0x3F)
-                )
-            else:
-                size = 4
-                code = (
-                    (lead & 0x07) << 18
-                    | (np.int64(values[at + 1]) & 0x3F) << 12
-                    | (np.int64(values[at + 2]) & 0x3F) << 6
-                    | (np.int64(values[at + 3]) & 0x3F)
-                )
+            code, after = code_at(values, at)
             kind = _kind_of(code)
             if begun and kind == _ALONE:
                 break
             if kind != _SEPARATOR:
-                for k in range(at, at + size):
+                for k in range(at, after):
                     word = (word ^ np.uint64(values[k])) * _PRIME
-            at += size
+            at = after
             if kind == _ALONE:
                 begun = True
                 break
@@ -373,3 +359,14 @@ def hash_units(
                 units += 1
             at = end
     return units
+
+
+_MADE_FOR = fingerprint(source_of(code_at))
+
+
+@njit("int64()", cache=True)
+def _compiled_for() -> int:
+    return _MADE_FOR
+
+
+renew(_compiled_for, _MADE_FOR, [sign_texts, hash_shingles, count_known, hash_units])

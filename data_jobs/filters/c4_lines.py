@@ -1,4 +1,4 @@
-"""What C4 takes out of a page (Raffel et al. 2020, section 2.2): marks of citations, and lines."""
+"""What C4 takes out of a page (Raffel et al. 2020, JMLR 21:140, section 2.2): citation marks, and lines."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from data_jobs.filters.kernel_cache import fingerprint, renew
 from data_jobs.filters.measures import KEEP
+from data_jobs.kernel_cache import fingerprint, renew
 
 
 @njit("int64(uint8[::1], int64[:, ::1], uint8[::1], int64, int64, uint8[::1])", cache=True, nogil=True)

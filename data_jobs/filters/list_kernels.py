@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from data_jobs.filters.character_classes import LAST_HAN, LETTER, PUNCTUATION, TABLE_SIZE
-from data_jobs.filters.kernel_cache import fingerprint, renew
-from data_jobs.filters.measure_kernels import class_of, code_point, mixed, width
-
-_START = np.uint64(0xCBF29CE484222325)
-_FACTOR = np.uint64(0x100000001B3)
+from data_jobs.filters.character_classes import PUNCTUATION
+from data_jobs.filters.hash_kernels import FACTOR, START, mixed
+from data_jobs.filters.measure_kernels import MADE_FOR as CLASSES
+from data_jobs.filters.measure_kernels import class_of
+from data_jobs.kernel_cache import fingerprint, renew, source_of
+from data_jobs.utf8_kernel import code_at
 
 
 @njit("uint64[::1](uint8[::1], int32[:, ::1], uint16[::1])", cache=True, nogil=True)
@@ -22,26 +22,25 @@ def core_hashes(data, bounds, table):  # type: ignore[no-untyped-def]
     for w in range(len(bounds)):
         i = np.int64(bounds[w, 0])
         stop = np.int64(bounds[w, 1])
-        h = _START
-        core = _START
+        h = START
+        core = START
         has_begun = False
         while i < stop:
-            size = width(data[i])
-            point = np.int64(data[i]) if size == 1 else code_point(data, i)
+            point, after = code_at(data, i)
             is_mark = class_of(point, table) & PUNCTUATION != 0
             if has_begun or not is_mark:
                 has_begun = True
-                for k in range(i, i + size):
+                for k in range(i, after):
                     b = data[k]
                     if 65 <= b <= 90:
                         b |= 32
-                    h = (h ^ np.uint64(b)) * _FACTOR
+                    h = (h ^ np.uint64(b)) * FACTOR
                 if not is_mark:
                     core = h
-            i += size
+            i = after
         if not has_begun:
             for k in range(bounds[w, 0], bounds[w, 1]):
-                core = (core ^ np.uint64(data[k])) * _FACTOR
+                core = (core ^ np.uint64(data[k])) * FACTOR
         found[w] = mixed(core)
     return found
 
@@ -49,7 +48,7 @@ def core_hashes(data, bounds, table):  # type: ignore[no-untyped-def]
 @njit("uint64(uint64, uint64)", cache=True, nogil=True)
 def and_then(h, word):  # type: ignore[no-untyped-def]
     """The hash of a phrase with one more word."""
-    return mixed((h ^ word) * _FACTOR)
+    return mixed((h ^ word) * FACTOR)
 
 
 @njit("Tuple((uint64[::1], int64[::1]))(uint64[::1], int64[::1])", cache=True, nogil=True)
@@ -58,7 +57,7 @@ def phrase_hashes(cores, offsets):  # type: ignore[no-untyped-def]
     wholes = np.empty(len(offsets) - 1, np.uint64)
     lengths = np.empty(len(offsets) - 1, np.int64)
     for d in range(len(offsets) - 1):
-        h = _START
+        h = START
         for k in range(offsets[d], offsets[d + 1]):
             h = and_then(h, cores[k])
         wholes[d] = h
@@ -86,7 +85,7 @@ def count_phrases(cores, offsets, firsts, wholes, longest):  # type: ignore[no-u
     for d in range(len(offsets) - 1):
         for start in range(offsets[d], offsets[d + 1]):
             if holds(firsts, cores[start]):
-                h = _START
+                h = START
                 for k in range(start, min(start + longest, offsets[d + 1])):
                     h = and_then(h, cores[k])
                     if holds(wholes, h):
@@ -95,7 +94,7 @@ def count_phrases(cores, offsets, firsts, wholes, longest):  # type: ignore[no-u
     return found
 
 
-_MADE_FOR = fingerprint(PUNCTUATION, LAST_HAN, LETTER, TABLE_SIZE)
+_MADE_FOR = fingerprint(PUNCTUATION, CLASSES, source_of(class_of), source_of(mixed), source_of(code_at))
 
 
 @njit("int64()", cache=True)

@@ -26,15 +26,11 @@ from data_jobs.filters.character_classes import (
     TABLE_SIZE,
     WIDE,
 )
-from data_jobs.filters.kernel_cache import fingerprint, renew
+from data_jobs.filters.hash_kernels import FACTOR, START, find_repeats, mixed
 from data_jobs.filters.measures import KEEP, Column
+from data_jobs.kernel_cache import fingerprint, renew, source_of
+from data_jobs.utf8_kernel import code_at
 
-# FNV-1a's start and factor (Fowler, Noll, Vo), then a finalizer of splitmix64's kind.
-_START = np.uint64(0xCBF29CE484222325)
-_FACTOR = np.uint64(0x100000001B3)
-_MIX = np.uint64(0xBF58476D1CE4E5B9)
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_32, _29 = np.uint64(32), np.uint64(29)
 _HAN = CJK | LETTER
 _ALNUM = LETTER | DIGIT
 _STOPS = tuple(
@@ -53,35 +49,6 @@ _DUP_PARAGRAPH_CHARACTERS = int(Column.DUPLICATE_PARAGRAPH_CHARACTERS)
 _KEPT_LINES, _KEPT_LINE_CHARACTERS = int(Column.KEPT_LINES), int(Column.KEPT_LINE_CHARACTERS)
 _KEPT_TERMINAL, _KEPT_SHORT = int(Column.KEPT_TERMINAL_LINES), int(Column.KEPT_SHORT_LINES)
 _KEPT_DUP, _KEPT_SENTENCES = int(Column.KEPT_DUPLICATE_LINE_CHARACTERS), int(Column.KEPT_SENTENCES)
-
-
-@njit("uint64(uint64)", cache=True, nogil=True)
-def mixed(h):  # type: ignore[no-untyped-def]
-    """Spread a hash over all bits."""
-    h = (h ^ (h >> _32)) * _MIX
-    return h ^ (h >> _29)
-
-
-@njit("int64(uint8[::1], int64)", cache=True, nogil=True)
-def code_point(data, i):  # type: ignore[no-untyped-def]
-    """The character of more than one byte that begins at i."""
-    b = np.int64(data[i])
-    if b < 0xE0:
-        return ((b & 0x1F) << 6) | (np.int64(data[i + 1]) & 0x3F)
-    if b < 0xF0:
-        return ((b & 0x0F) << 12) | ((np.int64(data[i + 1]) & 0x3F) << 6) | (np.int64(data[i + 2]) & 0x3F)
-    return (
-        ((b & 0x07) << 18)
-        | ((np.int64(data[i + 1]) & 0x3F) << 12)
-        | ((np.int64(data[i + 2]) & 0x3F) << 6)
-        | (np.int64(data[i + 3]) & 0x3F)
-    )
-
-
-@njit("int64(uint8)", cache=True, nogil=True)
-def width(b):  # type: ignore[no-untyped-def]
-    """Bytes of the character that begins with b."""
-    return 1 if b < 0x80 else 2 if b < 0xE0 else 3 if b < 0xF0 else 4
 
 
 @njit("int64(int64, uint16[::1])", cache=True, nogil=True)
@@ -122,31 +89,6 @@ def ends_in_ellipsis(data, start, stop):  # type: ignore[no-untyped-def]
 
 
 @njit(
-    "void(uint64[::1], int64, int64, uint64[::1], int32[::1], int64[::1], uint8[::1])", cache=True, nogil=True
-)
-def find_repeats(hashes, start, stop, keys, stamps, state, repeats):  # type: ignore[no-untyped-def]
-    """repeats[i] = 1 where an equal hash stands before i in [start, stop). `keys` and `stamps`: a table of
-    a power of two entries, more than twice as many as hashes; an entry is used if it has this pass' stamp.
-    """
-    size = 16
-    while size < 2 * (stop - start):
-        size *= 2
-    mask = np.int64(size - 1)
-    state[0] += 1
-    stamp = state[0]
-    for i in range(start, stop):
-        h = hashes[i]
-        at = np.int64((h * GOLDEN) >> _32) & mask
-        while stamps[at] == stamp and keys[at] != h:
-            at = (at + 1) & mask
-        if stamps[at] == stamp:
-            repeats[i] = 1
-        else:
-            stamps[at], keys[at] = stamp, h
-            repeats[i] = 0
-
-
-@njit(
     "void(uint8[::1], int64[::1], uint16[::1], int64[::1], int64[::1], int64[:, ::1], "
     "uint64[::1], int32[::1], int32[:, ::1], int64[::1], "
     "int64[:, ::1], uint8[::1], int64[::1], uint64[::1], uint64[::1], int64[::1], "
@@ -183,15 +125,15 @@ def scan(  # type: ignore[no-untyped-def]
         bullets = ellipsis_lines = kept = kept_characters = kept_terminal = kept_short = sentences = 0
         all_line_characters = 0
         stops = 0
-        paragraph_hash = _START
+        paragraph_hash = START
         paragraph_size = 0
         # The line.
         line_start = i
         line_word = n_words
         line_size = 0  # up to the last character that is no blank
         so_far = 0  # up to here
-        line_hash = _START
-        hash_here = _START
+        line_hash = START
+        hash_here = START
         line_sentences = 0
         is_open = False  # words since a sentence ended
         is_bullet = False
@@ -202,7 +144,7 @@ def scan(  # type: ignore[no-untyped-def]
         in_word = False
         touches = False  # a CJK character or mark stands right before
         word_start = i
-        word_hash = _START
+        word_hash = START
         word_size = 0
         bits = np.int64(0)
         solid = np.int64(0)  # the last character that closes nothing
@@ -218,9 +160,9 @@ def scan(  # type: ignore[no-untyped-def]
                 size = 1
                 characters += 1
             else:
-                point = code_point(data, i)
+                point, after = code_at(data, i)
                 kind = class_of(point, table)
-                size = width(data[i])
+                size = after - i
                 characters += 1
 
             if kind & (BLANK | NEWLINE | CJK | WIDE) == 0:
@@ -228,7 +170,7 @@ def scan(  # type: ignore[no-untyped-def]
                 if not in_word:
                     in_word = True
                     word_start = i
-                    word_hash = _START
+                    word_hash = START
                     word_size = 0
                     bits = np.int64(0)
                     solid = np.int64(0)
@@ -237,8 +179,8 @@ def scan(  # type: ignore[no-untyped-def]
                     begin = i
                     while i < stop and data[i] < 0x80 and table[data[i]] == LETTER:
                         b = np.uint64(data[i])
-                        word_hash = (word_hash ^ b) * _FACTOR
-                        hash_here = (hash_here ^ b) * _FACTOR
+                        word_hash = (word_hash ^ b) * FACTOR
+                        hash_here = (hash_here ^ b) * FACTOR
                         i += 1
                     run = i - begin
                     word_size += run
@@ -250,8 +192,8 @@ def scan(  # type: ignore[no-untyped-def]
                 else:
                     for k in range(i, i + size):
                         b = np.uint64(data[k])
-                        word_hash = (word_hash ^ b) * _FACTOR
-                        hash_here = (hash_here ^ b) * _FACTOR
+                        word_hash = (word_hash ^ b) * FACTOR
+                        hash_here = (hash_here ^ b) * FACTOR
                     i += size
                     word_size += 1
                     so_far += 1
@@ -340,21 +282,21 @@ def scan(  # type: ignore[no-untyped-def]
                     line_bits[n_lines] = KEEP if is_kept else 0
                     line_hashes[n_lines] = mixed(line_hash)
                     n_lines += 1
-                    paragraph_hash = mixed((paragraph_hash ^ line_hash) * _FACTOR)
+                    paragraph_hash = mixed((paragraph_hash ^ line_hash) * FACTOR)
                     paragraph_size += line_size
                 if paragraph_size > 0 and (line_size == 0 or i == stop):
                     paragraph_hashes[n_paragraphs] = paragraph_hash
                     paragraph_characters[n_paragraphs] = paragraph_size
                     n_paragraphs += 1
-                    paragraph_hash = _START
+                    paragraph_hash = START
                     paragraph_size = 0
                 i += 1
                 line_start = i
                 line_word = n_words
                 line_size = 0
                 so_far = 0
-                line_hash = _START
-                hash_here = _START
+                line_hash = START
+                hash_here = START
                 line_sentences = 0
                 is_open = False
                 is_bullet = False
@@ -366,18 +308,18 @@ def scan(  # type: ignore[no-untyped-def]
             if kind & BLANK:
                 if has_begun:
                     for k in range(i, i + size):
-                        hash_here = (hash_here ^ np.uint64(data[k])) * _FACTOR
+                        hash_here = (hash_here ^ np.uint64(data[k])) * FACTOR
                     so_far += 1
                 i += size
                 continue
 
             # A CJK character, which is a word, or a mark of theirs, which is none.
             begin = i
-            word_hash = _START
+            word_hash = START
             for k in range(i, i + size):
                 b = np.uint64(data[k])
-                word_hash = (word_hash ^ b) * _FACTOR
-                hash_here = (hash_here ^ b) * _FACTOR
+                word_hash = (word_hash ^ b) * FACTOR
+                hash_here = (hash_here ^ b) * FACTOR
             i += size
             so_far += 1
             if kind & CJK:
@@ -437,19 +379,15 @@ def scan(  # type: ignore[no-untyped-def]
         row[_KEPT_SENTENCES] = sentences
 
 
-_MADE_FOR = fingerprint(
+MADE_FOR = fingerprint(
     BLANK, BULLET, CJK, CLOSER, DASH, DIGIT, LAST_HAN, LETTER, LINE_END, NEWLINE, SENTENCE_END, TABLE_SIZE,
-    WIDE, KEEP, list(Column),
+    WIDE, KEEP, list(Column), source_of(code_at), source_of(mixed),
 )  # fmt: skip
 
 
 @njit("int64()", cache=True)
 def _compiled_for():  # type: ignore[no-untyped-def]
-    return _MADE_FOR
+    return MADE_FOR
 
 
-renew(
-    _compiled_for,
-    _MADE_FOR,
-    [mixed, code_point, width, class_of, stop_word, ends_in_ellipsis, find_repeats, scan],
-)
+renew(_compiled_for, MADE_FOR, [class_of, stop_word, ends_in_ellipsis, scan])

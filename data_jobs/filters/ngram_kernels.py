@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from data_jobs.filters.kernel_cache import fingerprint, renew
-from data_jobs.filters.measure_kernels import GOLDEN
+from data_jobs.filters.hash_kernels import GOLDEN
 from data_jobs.filters.measures import Column
+from data_jobs.kernel_cache import fingerprint, renew
 
 _BASE = np.uint64(0xD6E8FEB86659FD93)
 """Odd: the hash of words in a row is a polynomial in it, modulo 2^64, of the words' hashes."""

@@ -20,14 +20,20 @@ from data_jobs.reading.source_settings import SourceSettings
 MAX_BYTES = 16 << 20
 """Of a page: a crawl keeps about one MiB of each."""
 MAX_DEPTH = 2000
-"""Elements inside of each other. Browsers stop at 512; extraction takes a time that grows with the square."""
-_TAG = re.compile(rb"<(/?)([a-zA-Z][^\s/>]*)")
-# What is not closed by its own tag, or not nested by the parser however often it is opened.
+"""Elements inside of each other. Browsers stop at 512."""
+MAX_LEVELS = 10_000_000
+"""Sum over all elements of those that each stands in: extraction goes through them for each, and indents a
+list by two blanks for each list around it."""
+_TAG = re.compile(rb"<(/?)([a-zA-Z][^\s/>]*)([^>]*)")
+# What ends by itself, or where the next one begins.
+_INLINE = frozenset(b"area base br col embed hr img input link meta param source track wbr a nobr".split())
 _FLAT = frozenset(
-    b"area base br col embed hr img input link meta param source track wbr "
-    b"p li dt dd tr td th thead tbody tfoot colgroup caption option optgroup rt rp html head body "
-    b"a b big code em font i nobr s small strike strong tt u".split()
+    b"p li dt dd tr td th thead tbody tfoot colgroup caption option optgroup rt rp html head body".split()
 )
+# What stays open when the element around it ends, and is opened again in the next one; of equal ones three.
+_FORMAT = frozenset(b"b big code em font i s small strike strong tt u".split())
+_FORMATS = re.compile(rb"<(/?)(%b)(?=[\s/>])" % b"|".join(sorted(_FORMAT)), re.IGNORECASE)
+_REOPENED = 3
 
 
 def check_extractor(source: SourceSettings) -> None:
@@ -45,9 +51,12 @@ def page_text(data: bytes, charset: str | None, extractor: str) -> str:
     Raises Unusable where it is too long or nested too deeply to be taken apart.
     """
     if len(data) > MAX_BYTES:
-        raise Unusable("too_long", f"the page has {len(data):,} bytes")
-    if (depth := depth_of(data)) > MAX_DEPTH:
+        raise Unusable("too_long", f"the page has more than {MAX_BYTES:,} bytes")
+    depth, levels = nesting_of(data)
+    if depth > MAX_DEPTH:
         raise Unusable("too_nested", f"{depth:,} elements inside of each other")
+    if levels > MAX_LEVELS:
+        raise Unusable("too_nested", f"its elements stand in {levels:,} others, all added up")
     html = decode_page(data, charset)
     if extractor == "trafilatura":
         import trafilatura
@@ -60,15 +69,55 @@ def page_text(data: bytes, charset: str | None, extractor: str) -> str:
     return text.encode("utf-8", "replace").decode()  # no half of a surrogate pair
 
 
-def depth_of(data: bytes) -> int:
-    """How many elements stand inside of each other at most; an estimate, 0 where it cannot be `MAX_DEPTH`."""
-    if data.count(b"<") - data.count(b"</") <= MAX_DEPTH:
-        return 0
-    depth = most = 0
-    for closing, name in _TAG.findall(data):
-        if name.lower() not in _FLAT:
-            depth = max(0, depth - 1) if closing else depth + 1
-            most = max(most, depth)
+def nesting_of(data: bytes) -> tuple[int, int]:
+    """(how many elements stand inside of each other at most, the sum over all of how many each stands in).
+
+    An estimate from the tags alone; zeros where their number says that it is neither `MAX_DEPTH` nor
+    `MAX_LEVELS`.
+    """
+    opened = data.count(b"<") - data.count(b"</")
+    if opened <= MAX_DEPTH and opened * opened * (1 + _most_formats(data)) <= MAX_LEVELS:
+        return 0, 0
+    depth = most = levels = 0
+    left_open: dict[bytes, list[bytes]] = {name: [] for name in _FORMAT}
+    formats = 0
+    for closing, name, attributes in _TAG.findall(data):
+        name = name.lower()
+        if name in _FORMAT:
+            held = left_open[name]
+            if closing and held:
+                held.pop()
+                formats -= 1
+            elif not closing and held.count(attributes) < _REOPENED:
+                held.append(attributes)
+                formats += 1
+                levels += depth + formats
+        elif closing:
+            if name not in _FLAT and name not in _INLINE:
+                depth = max(0, depth - 1)
+        elif name in _INLINE:
+            levels += depth + formats
+        else:
+            levels += depth + formats * (depth + formats // 2)
+            if name not in _FLAT:
+                depth += 1
+                most = max(most, depth)
+    return most, levels
+
+
+def _most_formats(data: bytes) -> int:
+    """How many of `_FORMAT` are open at once at most."""
+    left_open = dict.fromkeys(_FORMAT, 0)
+    count = most = 0
+    for closing, name in _FORMATS.findall(data):
+        name = name.lower()
+        if not closing:
+            left_open[name] += 1
+            count += 1
+            most = max(most, count)
+        elif left_open[name]:
+            left_open[name] -= 1
+            count -= 1
     return most
 
 

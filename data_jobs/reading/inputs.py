@@ -91,7 +91,7 @@ def list_files(sources: Sequence[SourceSettings], where: Callable[[str], str] = 
             from data_jobs.reading.html_text import check_extractor
 
             check_extractor(source)
-        path = _absolute(source.path)
+        path = absolute(source.path)
         hits = find_files(path, source.include or USUAL[source.format], source.exclude)
         if hits is None:
             raise UserError(f"{where(field)}: {path}: no such file or folder")
@@ -139,8 +139,8 @@ def cut_splits(
     return splits
 
 
-def _absolute(path: str) -> str:
-    """Absolute, because tasks on workers may stand in another folder."""
+def absolute(path: str) -> str:
+    """Absolute, because tasks on workers may stand in another folder; `~` and {stdlib} are filled in."""
     if places.is_remote(path):
         return str(places.at(path))
     path = path.replace("{stdlib}", sysconfig.get_paths()["stdlib"])

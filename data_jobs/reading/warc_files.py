@@ -13,8 +13,9 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from data_jobs.reading.html_text import page_text
+from data_jobs.reading.html_text import MAX_BYTES, page_text
 from data_jobs.reading.missing import HTTP_STATUS, NOT_HTML, OTHER_RECORD, FieldRules, Unusable
 from data_jobs.reading.raw_bytes import BLOCK_BYTES, BlockFile, Piece, Reading, read_blocks
 from data_jobs.reading.records import Place, Record, Reject, rejected
@@ -23,6 +24,8 @@ _BEGIN = b"WARC/1."
 _NEXT = b"\nWARC/1."
 _HEADER_BYTES = 64 << 10
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
+_PLAIN = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[!?a-zA-Z]")
+"""How a page begins that is in no encoding."""
 _NAMES = {"url": "warc-target-uri", "date": "warc-date"}
 _HTML = ("text/html", "application/xhtml+xml")
 
@@ -69,15 +72,12 @@ def read_warc(
 
 def _page(record: WarcRecord, extractor: str) -> str:
     """The text of a response's page; raises Unusable where it is none."""
-    from fastwarc.warc import ArchiveIterator
-
     kind = record.headers.get("warc-type", "").lower()
     if kind != "response":
         raise Unusable(OTHER_RECORD, f"a record of type '{kind}'")
     if not record.headers.get("content-type", "").lower().startswith("application/http"):
         raise Unusable(NOT_HTML, f"a response of type '{record.headers.get('content-type', '')}'")
-    # One record alone: where it ends has been found, so a damaged one can spoil nothing after it.
-    parsed = next(iter(ArchiveIterator(io.BytesIO(record.data + b"\r\n\r\n"), auto_decode="all")), None)
+    parsed = _parsed(record, "none")
     status = parsed.http_headers.status_code if parsed is not None and parsed.http_headers else None
     if parsed is None or status is None:
         raise Unusable("invalid_warc", "its HTTP header cannot be read")
@@ -86,7 +86,34 @@ def _page(record: WarcRecord, extractor: str) -> str:
     content_type = (parsed.http_content_type or "").lower()
     if content_type not in _HTML:
         raise Unusable(NOT_HTML, f"content of type '{content_type}'")
-    return page_text(parsed.reader.read(), parsed.http_charset, extractor)
+    return page_text(_body(record, parsed), parsed.http_charset, extractor)
+
+
+def _parsed(record: WarcRecord, decode: Literal["none", "all"]) -> Any:
+    """The record as FastWARC sees it, None where it sees none."""
+    from fastwarc.warc import ArchiveIterator
+
+    # One record alone: where it ends has been found, so a damaged one can spoil nothing after it.
+    return next(iter(ArchiveIterator(io.BytesIO(record.data + b"\r\n\r\n"), auto_decode=decode)), None)
+
+
+def _body(record: WarcRecord, parsed: Any) -> bytes:
+    """The body of a response without the encodings that its header names; raises Unusable.
+
+    No more of it than makes it too long: a few bytes can stand for gigabytes.
+    """
+    stored: bytes = parsed.reader.read(MAX_BYTES + 1)
+    if not any(parsed.http_headers.get(name) for name in ("Content-Encoding", "Transfer-Encoding")):
+        return stored
+    try:
+        decoded: bytes = _parsed(record, "all").reader.read(MAX_BYTES + 1)
+        return decoded
+    except OSError as error:  # FastWARC's only one, also for an encoding that it does not know
+        # Many crawls store bodies decoded, and keep the headers of what was sent.
+        if _PLAIN.match(stored):
+            return stored
+        reason = " ".join(str(error).split())[:100]
+        raise Unusable("invalid_warc", f"its body is not what its HTTP header says: {reason}") from None
 
 
 def _conversion(record: WarcRecord) -> str:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from data_jobs.key_ranges import Range
 from data_jobs.ledger import Count
 from data_jobs.rejects import RejectSample
-from data_jobs.runs import RunFile, hash_words
+from data_jobs.runs import hash_words, open_runs
 from data_jobs.shards.shard_file import Lists, write_shard
 from data_jobs.tokens.spill_task import load_once, token_dtype
 from data_jobs.tokens.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ def merge_shard(job: Job) -> dict[str, Any]:
     where the range is empty.
     """
     keys = Range.of(job["number"], job["count"])
-    runs = [RunFile(path) for path in json.loads(Path(job["spills"]).read_bytes())]
+    runs = open_runs(json.loads(Path(job["spills"]).read_bytes()))
     is_val = job["split"] == "val"
     size = sum(batch.nbytes for run in runs for batch in run.between(is_val, keys.low, keys.high))
     count, sample, merged = Count(), RejectSample(), _Merged(job, size)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from data_jobs.tokens.utf8_kernel import code_at
+from data_jobs.kernel_cache import fingerprint, renew, source_of
+from data_jobs.utf8_kernel import code_at
 
 BLANK, WORD, SMALL, SPACED, CLOSED, CLOSING = 1, 2, 4, 8, 16, 32
 """Bits of `kinds`: white space, letters and digits, small letters, marks that end a sentence where a blank
@@ -49,7 +50,7 @@ def kinds() -> npt.NDArray[np.uint8]:
     return table
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _after(data: Array, at: int, stop: int, kinds: Array, bit: int) -> int:
     """Where the run of characters of a kind that begins here ends."""
     while at < stop:
@@ -60,7 +61,7 @@ def _after(data: Array, at: int, stop: int, kinds: Array, bit: int) -> int:
     return at
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _word_number(data: Array, at: int, stop: int) -> int:
     """Which of the words above stands here; -1: none."""
     for number in range(len(_WORD_AT) - 1):
@@ -76,7 +77,7 @@ def _word_number(data: Array, at: int, stop: int) -> int:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _definition(data: Array, at: int, stop: int, kinds: Array) -> tuple[bool, int]:
     """Does a definition begin here, after any modifiers? And the word that decided it."""
     while at < stop:
@@ -98,7 +99,7 @@ def _definition(data: Array, at: int, stop: int, kinds: Array) -> tuple[bool, in
     return False, at
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _is_initial(data: Array, start: int, point: int, kinds: Array) -> bool:
     """One capital letter before the point: an initial ("J. Smith"), not an end."""
     if point - 1 < start or data[point - 1] < 65 or data[point - 1] > 90:
@@ -178,3 +179,14 @@ def find_ends(
             count += 1
         end_bounds[text + 1] = count
     return count
+
+
+_MADE_FOR = fingerprint(source_of(code_at))
+
+
+@njit("int64()", cache=True)
+def _compiled_for() -> int:
+    return _MADE_FOR
+
+
+renew(_compiled_for, _MADE_FOR, [find_ends])

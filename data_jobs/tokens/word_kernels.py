@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from data_jobs.tokens.utf8_kernel import code_at
+from data_jobs.kernel_cache import fingerprint, renew, source_of
 from data_jobs.tokens.word_cuts import GOLDEN
+from data_jobs.utf8_kernel import code_at
 
 TEXT, AT, UNITS, ENTRIES, USED, COUNT, NEEDED = range(7)
 """Number of the text, byte in the data, units of all calls, entries, bytes of the arena, units of this call,
@@ -28,7 +29,7 @@ _FREE, _SHORT, _LONG = np.uint64(0), 7, np.uint64(1 << 63)
 Array = npt.NDArray[Any]
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(nogil=True, forceinline=True)
 def _fixed_end(data: Array, at: int, stop: int, classes: Array, trie: Array, ends: Array) -> int:
     """Where the longest fixed entry from here ends; `at` where there is none."""
     node, end = np.int64(0), at
@@ -45,7 +46,7 @@ def _fixed_end(data: Array, at: int, stop: int, classes: Array, trie: Array, end
     return end
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(nogil=True, forceinline=True)
 def _are_joined(first: int, second: int, ascii_pairs: Array, pairs: Array, shift: int) -> bool:
     """Do the two characters stand side by side in an entry?"""
     if first < 128 and second < 128:
@@ -60,7 +61,7 @@ def _are_joined(first: int, second: int, ascii_pairs: Array, pairs: Array, shift
     return False
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(nogil=True, forceinline=True)
 def _unit_end(
     data: Array, at: int, stop: int, ascii_pairs: Array, pairs: Array, shift: int, starts: Array,
     classes: Array, trie: Array, ends: Array,
@@ -82,7 +83,7 @@ def _unit_end(
     return at
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(nogil=True, forceinline=True)
 def _key_of(data: Array, at: int, end: int) -> np.uint64:
     """A number for a unit: of up to 7 bytes their length and the bytes, so no other has it; else a hash."""
     if end - at <= _SHORT:
@@ -96,7 +97,7 @@ def _key_of(data: Array, at: int, end: int) -> np.uint64:
     return key | _LONG
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(nogil=True, forceinline=True)
 def _are_equal(arena: Array, arena_at: Array, entry: int, data: Array, at: int, size: int) -> bool:
     """Is the unit of this size that begins here the entry?"""
     begin = arena_at[entry]
@@ -108,7 +109,7 @@ def _are_equal(arena: Array, arena_at: Array, entry: int, data: Array, at: int, 
     return True
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(nogil=True, forceinline=True)
 def _slot_shift(slots: int) -> np.uint64:
     """64 less the bits of a place in a table of so many, a power of two."""
     shift = 64
@@ -219,3 +220,14 @@ def gather(
                 ids[at], ends[at] = token, reached
                 at += 1
         bounds[text + 1] = at
+
+
+_MADE_FOR = fingerprint(GOLDEN, source_of(code_at))
+
+
+@njit("int64()", cache=True)
+def _compiled_for() -> int:
+    return _MADE_FOR
+
+
+renew(_compiled_for, _MADE_FOR, [look_up, fill_table, gather])

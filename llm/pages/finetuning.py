@@ -19,8 +19,8 @@ def task_tiles(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     best, by = summary.get("best") or {}, task["best_by"]
     train = task["parts"].get("train", {})
     items = [
-        ("Task", task["kind"].replace("_", " "), f"{len(task['labels'])} classes" if task["labels"] else ""),
-        ("Training examples", blocks.number(train.get("examples")), ""),
+        ("Training examples", blocks.number(train.get("examples")), task["kind"].replace("_", " ")),
+        ("Classes", blocks.number(len(task["labels"]) or None), ""),
         (f"Best {by}", blocks.number(best.get(by)), f"step {blocks.number(best.get('step'))}"),
     ]
     return [item for item in items if item[1] != "–"]

@@ -54,7 +54,7 @@ def sweep_sections(numbers: Mapping[str, Any], prefix: str = "") -> tuple[str, l
     curve_charts = [chart for chart in drawn if chart is not None]
     body = blocks.section("Trials", trial_table(numbers))
     if curve_charts:
-        body += blocks.section("Curves", blocks.panels(chart.html() for chart in curve_charts))
+        body += blocks.section("Curves", *(chart.html() for chart in curve_charts))
     settings, setting_charts = setting_section(numbers, prefix)
     lineage, lineage_charts = lineage_section(numbers, prefix)
     return body + settings + lineage, [*curve_charts, *setting_charts, *lineage_charts]

@@ -139,17 +139,19 @@ def parallel_chart(numbers: Mapping[str, Any], names: Mapping[str, str], prefix:
             "marker": {"color": colour, "size": 6},
         })  # fmt: skip
     ticks = [(i, height, text) for i, each in enumerate(scales) for height, text in each.ticks]
-    traces.append({
-        "type": "scatter", "mode": "text", "x": [t[0] for t in ticks], "y": [t[1] for t in ticks],
-        "text": [f" {label(t[2])}" for t in ticks], "textposition": "middle right",
-        "textfont": {"color": "--muted"}, "hoverinfo": "skip", "showlegend": False,
-    })  # fmt: skip
     layout = axes(f"settings, and {metric} last", "from the least to the most of each", 420)
     layout["xaxis"] |= {
         "tickvals": list(range(len(scales))), "ticktext": [label(name) for name in written],
         "range": [-0.15, len(scales) - 0.55], "zeroline": False, "gridcolor": "--grey",
     }  # fmt: skip
     layout["yaxis"] |= {"showticklabels": False, "showgrid": False, "zeroline": False, "range": [-0.06, 1.06]}
+    layout["annotations"] = [
+        {
+            "x": at, "y": height, "text": label(text), "showarrow": False, "xanchor": "left", "xshift": 7,
+            "bgcolor": "--page", "font": {"color": "--text", "size": 11}, "opacity": 0.85,
+        }
+        for at, height, text in ticks
+    ]  # fmt: skip
     layout["hovermode"] = "closest"
     rows = [[t["trial"], *(t["settings"].get(n) for n in columns), r] for t, r in zip(trials, reached)]
     sentence = "Each line is a trial: through its settings to what it reached, however many steps it took."

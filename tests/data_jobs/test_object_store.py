@@ -220,6 +220,7 @@ def test_prepare_writes_there(
     )
     place, sent = places.at(f"{bucket}/corpus"), list[str]()
     assert isinstance(place, ObjectPath)
+    scratch = _scratch(place, ClusterSettings(cache_dir=str(tmp_path / "cache")))
     write_file = ObjectPath.write_file
 
     def cut_short(self: ObjectPath, file: Path) -> None:
@@ -228,6 +229,8 @@ def test_prepare_writes_there(
             raise places.PlaceError(str(self), "writing failed on purpose")
         write_file(self, file)
 
+    with lease.hold(place), pytest.raises(UserError, match="is writing"):
+        main([str(recipe)])
     with monkeypatch.context() as patch:
         patch.setattr(ObjectPath, "write_file", cut_short)
         with pytest.raises(RunError, match="on purpose"):
@@ -235,7 +238,7 @@ def test_prepare_writes_there(
     with pytest.raises(UserError, match=r"not a corpus, manifest\.json is missing"):
         open_corpus(place)
     places.write_bytes(place / "shards" / "of-other-settings.arrow", b"x")
-    places.delete_tree(tmp_path / "cache")
+    places.delete_tree(scratch)
     assert main([str(recipe)]) == 0
     assert open_corpus(place, cache=Cache(tmp_path)).corpus_id == made_here["corpus_id"]
     assert not list((tmp_path / "cache").rglob("*.arrow")), "the scratch is gone"
@@ -244,14 +247,28 @@ def test_prepare_writes_there(
         assert (place / name).read_bytes() == data, name
     before = place.sizes()
     assert main([str(recipe)]) == 0
-    scratch = _scratch(place, ClusterSettings(cache_dir=str(tmp_path / "cache")))
-    with (
-        lease.hold(scratch.with_name(f"{scratch.name}.writer")),
-        pytest.raises(UserError, match="is writing"),
-    ):
-        main([str(recipe)])
     with pytest.raises(UserError, match=rf"{place}: a corpus is there already.*\n.*corpus\.seed"):
         main([str(recipe), "--corpus.seed", "3"])
     assert place.sizes() == before
     assert main([str(recipe), "--corpus.seed", "3", "--fresh"]) == 0
     assert open_corpus(place, cache=Cache(tmp_path)).corpus_id != made_here["corpus_id"]
+
+
+def test_scratch_of_a_finished_corpus_is_not_sent(bucket: str, texts: list[str], tmp_path: Path) -> None:
+    """Killed between the manifest and the removal of the scratch, which holds every text."""
+    path = write_jsonl(tmp_path / "in.jsonl", texts)
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        f"corpus:\n  sources: [{{name: docs, path: '{path}'}}]\n  tokenizer: {{vocab_size: 500}}\n"
+        f"  shard_bytes: 20000\n  val_fraction: 0.1\n  out: {bucket}/corpus\n"
+        f"cluster: {{cache_dir: '{tmp_path / 'cache'}'}}\n"
+    )
+    place = places.at(f"{bucket}/corpus")
+    assert isinstance(place, ObjectPath)
+    scratch = _scratch(place, ClusterSettings(cache_dir=str(tmp_path / "cache")))
+    prepare(settings_for(path, shard_bytes=20_000, val_fraction=0.1), scratch)
+    (scratch / ".work").mkdir()
+    (scratch / ".work" / "texts.arrow").write_bytes(b"every text")
+    assert main([str(recipe), "--engine", "local"]) == 0
+    assert "manifest.json" in place.sizes() and not [name for name in place.sizes() if ".work" in name]
+    assert not scratch.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import subprocess
 import sys
@@ -181,6 +182,18 @@ def test_no_dedup_keeps_all(tmp_path: Path, texts: list[str]) -> None:
     manifest = prepare(settings_for(path, dedup="none"), tmp_path / "out")
     assert manifest["counts"]["documents"]["out"] == 350
     assert documents(tmp_path / "out") == sorted([*texts, *texts[:50]])
+
+
+def test_a_reject_of_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for n in range(20):
+        (tree / f"m{n}.py").write_text(f"x = {n}\n")
+    (tree / os.fsdecode(b"x\xff.py")).write_bytes(b"x = '\xff'\n")
+    settings = settings_for(tree, source={"format": "code"}, val_fraction=0.0, max_bad_fraction=0.1)
+    prepare(settings, tmp_path / "out")
+    (row,) = [json.loads(line) for line in (tmp_path / "out/rejected/docs.jsonl").read_bytes().splitlines()]
+    assert row["reason"] == "invalid_utf8" and os.fsencode(row["file"]).endswith(b"/x\xff.py")
 
 
 def test_same_file_twice_counts_twice(tmp_path: Path, texts: list[str]) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from cluster import lease, ray_runtime
+from cluster.errors import UserError
 from data_jobs.prepare import main, warnings_of
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
 
@@ -79,6 +81,74 @@ def test_local_engine_needs_no_ray(tmp_path: Path, texts: list[str]) -> None:
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "plain")
 
 
+def test_fresh_removes_nothing_before_all_else_is_right(tmp_path: Path, texts: list[str]) -> None:
+    recipe = recipe_for(tmp_path, write_jsonl(tmp_path / "in.jsonl", texts))
+    words = [str(recipe), "--engine", "local", "--json", "--fresh", "--corpus.seed", "1"]
+    assert main(words[:4]) == 0
+    before = fingerprint(tmp_path / "out")
+    with pytest.raises(UserError, match=r"nowhere\.txt: cannot be read"):
+        main([*words, "--corpus.decontaminate.files", f"[{tmp_path}/nowhere.txt]"])
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and not a corpus"):
+        main(words)
+    assert fingerprint(tmp_path / "out") == before
+    (tmp_path / "out" / "notes.txt").unlink()
+    assert main(words) == 0
+    assert fingerprint(tmp_path / "out") != before
+
+
+def test_fresh_removes_nothing_where_ray_cannot_be_used(
+    ray_here: None, tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(tmp_path, write_jsonl(tmp_path / "in.jsonl", texts))
+    assert main([str(recipe), "--engine", "local", "--json"]) == 0
+    before = fingerprint(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_runtime, "is_many_nodes", lambda: True)
+    with pytest.raises(UserError, match="corpus.out: 'out' is relative"):
+        main([str(recipe), "--corpus.out", "out", "--fresh"])
+    assert fingerprint(tmp_path / "out") == before
+
+
+def test_a_second_start_is_refused_and_one_that_finds_all_done_writes_nothing(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    recipe = recipe_for(tmp_path, write_jsonl(tmp_path / "in.jsonl", texts))
+    words = [str(recipe), "--engine", "local", "--json"]
+    with lease.hold(tmp_path / "out"), pytest.raises(UserError, match="is writing this folder"):
+        main(words)
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    (tmp_path / "out/.work").mkdir()  # its last moment was cut short
+    assert main(words) == 0 and not (tmp_path / "out/.work").exists()
+    for word in ("--fresh", "--corpus.seed"):
+        with (
+            lease.hold(tmp_path / "out"),
+            pytest.raises(UserError, match="is writing|a corpus is there already"),
+        ):
+            main([*words, word, *["1"] * (word != "--fresh")])
+
+
+def test_an_evaluation_file_that_cannot_be_read_is_told_before_anything_is_done(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    recipe = recipe_for(tmp_path, write_jsonl(tmp_path / "in.jsonl", texts))
+    (tmp_path / "quiz.jsonl").write_text('{"asked": "a"}\n{\n')
+    words = [str(recipe), "--engine", "local", "--json"]
+    asked = ["--corpus.decontaminate.files", f"[{tmp_path}/quiz.jsonl]"]
+    with pytest.raises(UserError, match=r"quiz\.jsonl:2: invalid_json.*corpus\.decontaminate\.files"):
+        main([*words, *asked])
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 0
+    before = fingerprint(tmp_path / "out")
+    with pytest.raises(UserError, match=r"quiz\.jsonl:2"):
+        main([*words, *asked, "--fresh"])
+    assert fingerprint(tmp_path / "out") == before
+
+
 def test_no_sources_and_missing_file(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, tmp_path / "nowhere.jsonl")
     said = command(recipe)
@@ -106,6 +176,13 @@ def test_no_sources_and_missing_file(tmp_path: Path) -> None:
             ["train", "val"],
             320,
             ["no effect: corpus.tokenizer.vocab_size: "],
+        ),
+        ({"dedup": "minhash"}, ["train", "val"], 500, []),
+        (
+            {"dedup": "minhash", "minhash": {"threshold": 0.6}},
+            ["train", "val"],
+            500,
+            ["corpus.minhash: of pairs at the threshold 0.6 only 21 % are found"],
         ),
         (
             {"minhash": {"threshold": 0.8}, "repeats": {"lines": False, "line_words": 3}},

@@ -13,8 +13,9 @@ from benchmarks.machine import describe_machine, describe_versions
 from cluster import places
 from cluster.errors import UserError, run_command
 from cluster.recipe import ROOT
-from tests.faults.cases import CASES
+from tests.faults import data_cases, training_cases
 
+CASES = {case.__name__: case for case in (*data_cases.CASES, *training_cases.CASES)}
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
 
 

@@ -12,7 +12,7 @@ from tests.journeys.home import Home
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
-    home.call("data_jobs.prepare", str(home.recipe), "--corpus.out", str(home.corpus))
+    home.prepare()
     return home
 
 

@@ -63,6 +63,12 @@ class Home:
         assert process.returncode == status, out
         return out
 
+    def prepare(self) -> None:
+        """The corpus; without Ray, whose bytes are the same."""
+        self.call(
+            "data_jobs.prepare", str(self.recipe), "--corpus.out", str(self.corpus), "--engine", "local"
+        )
+
     def pretrain_args(self, run: str, *args: str) -> list[str]:
         places = ["--pretrain.corpus", str(self.corpus), "--pretrain.out", str(self.path / run)]
         return [str(self.recipe), *places, *args]

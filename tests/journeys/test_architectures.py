@@ -25,7 +25,7 @@ BERT = {
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"), {**RECIPE, **BERT})
-    home.call("data_jobs.prepare", str(home.recipe), "--corpus.out", str(home.corpus))
+    home.prepare()
     return home
 
 
@@ -149,7 +149,7 @@ def test_from_hugging_face_through_training_and_back(home: Home, tmp_path: Path)
         "--corpus.tokenizer.path",
         str(tmp_path / "ours" / "tokenizer"),
     ]
-    home.call("data_jobs.prepare", str(home.recipe), *corpus)
+    home.call("data_jobs.prepare", str(home.recipe), *corpus, "--engine", "local")
     on = ["--pretrain.corpus", str(tmp_path / "corpus"), "--pretrain.start_from", str(tmp_path / "ours")]
     refused = home.pretrain("on", *gpt, "--pretrain.start_from", str(tmp_path / "ours"), status=2)
     assert "--corpus.tokenizer.path" in refused

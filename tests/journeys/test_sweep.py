@@ -16,12 +16,7 @@ import pytest
 import yaml
 
 import llm
-from cluster.recipe import load_recipe
 from data_jobs import open_corpus
-from data_jobs.pipeline import Build
-from data_jobs.reading.inputs import list_files
-from data_jobs.settings import CorpusSettings
-from data_jobs.work import run_here
 from llm.tune.ledger import read_trials
 from tests.journeys.home import RECIPE, Home
 from tests.journeys.wandb_file import records
@@ -43,8 +38,7 @@ class Sweeps(Home):
     def __init__(self, path: Path) -> None:
         super().__init__(path, RECIPE | {"pretrain": TRAINING, "cluster": {"num_cpus": 2}})
         self.patience = 420.0
-        corpus = load_recipe(self.recipe).need(CorpusSettings)
-        Build(corpus, self.corpus, list_files(corpus.sources), run_here, lambda *_: None).run()
+        self.prepare()
 
     def args(self, name: str, sweep: dict[str, Any], *more: str) -> list[str]:
         recipe = yaml.safe_load(self.recipe.read_text()) | {"sweep": {"of": "pretrain", **sweep}}

@@ -78,8 +78,7 @@ def test_parallel_coordinates_go_through_each_trials_settings(tmp_path: Path) ->
     assert best == [pytest.approx(share), pytest.approx(best[1]), 1.0, None]
     assert groups["failed (1)"]["y"][2] is None  # it reached nothing
     assert chart.layout["xaxis"]["ticktext"] == ["lr", "loss", "val_f1_macro"]
-    ticks = next(trace for trace in chart.traces if trace["mode"] == "text")
-    assert {" cross_entropy", " hinge"} <= set(ticks["text"])
+    assert {"cross_entropy", "hinge"} <= {note["text"] for note in chart.layout["annotations"]}
 
 
 def test_a_setting_with_one_value_has_no_axis(tmp_path: Path) -> None:

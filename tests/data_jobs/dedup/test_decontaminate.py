@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from cluster import places
 from cluster.errors import UserError
 from data_jobs.dedup.evaluation_task import texts_of
 from data_jobs.settings import fixed_settings
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
-from tests.data_jobs.dedup_reference import plain_words, random_text, with_edit
+from tests.data_jobs.dedup.dedup_reference import plain_words, random_text, with_edit
 from tests.data_jobs.test_pipeline import documents
+from tests.object_store import S3
 
 SMALL: dict[str, Any] = {"shard_bytes": 8_000, "val_fraction": 0.1}
 
@@ -126,6 +128,25 @@ def test_what_cannot_be_read(tmp_path: Path, questions: dict[str, Any]) -> None:
         run(tmp_path, questions)
 
 
+def test_evaluation_files_in_an_object_store(
+    s3: S3, bucket: str, tmp_path: Path, questions: dict[str, Any]
+) -> None:
+    """With every second request failing: the corpus that the same files give from here."""
+    run(tmp_path, questions, "here")
+    far = []
+    for file in map(Path, questions["files"]):
+        far.append(f"{bucket}/evaluation/{file.name}")
+        places.write_bytes(far[-1], file.read_bytes())
+    with s3.failing(2):
+        run(tmp_path, {**questions, "files": far}, "there")
+    assert fingerprint(tmp_path / "there") == fingerprint(tmp_path / "here")
+    said = [(tmp_path / name / "rejected/docs.jsonl").read_text() for name in ("here", "there")]
+    assert said[0] == said[1]
+    nowhere = f"{bucket}/evaluation/none.jsonl"
+    with pytest.raises(UserError, match=f"corpus.decontaminate.files: {nowhere}: cannot be read"):
+        run(tmp_path, {**questions, "files": [*far, nowhere]}, "third")
+
+
 def test_nothing_is_left(tmp_path: Path, questions: dict[str, Any]) -> None:
     questions["texts"] = [f"{number} {questions['asked'][0]}" for number in range(5)]
     with pytest.raises(UserError, match=r"no document is left.*contaminated 5"):
@@ -135,7 +156,7 @@ def test_nothing_is_left(tmp_path: Path, questions: dict[str, Any]) -> None:
 RUN = """
 import json, sys
 from pathlib import Path
-from tests.data_jobs.test_decontaminate import run
+from tests.data_jobs.dedup.test_decontaminate import run
 run(Path(sys.argv[1]), json.loads(sys.argv[2]))
 """
 
@@ -150,7 +171,7 @@ run(Path(sys.argv[1]), json.loads(sys.argv[2]))
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(
     tmp_path: Path, questions: dict[str, Any], fault: str
 ) -> None:
-    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2]), "MANTA_FAULT": fault}
+    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[3]), "MANTA_FAULT": fault}
     words = [sys.executable, "-c", RUN, str(tmp_path), json.dumps(questions)]
     assert subprocess.run(words, env=env, check=False).returncode == -9
     run(tmp_path, questions)

@@ -14,7 +14,7 @@ from data_jobs.reading.inputs import cut_splits, list_files
 from data_jobs.settings import fixed_settings
 from data_jobs.state import look
 from tests.data_jobs.conftest import fingerprint, make_texts, prepare, settings_for, write_jsonl
-from tests.data_jobs.test_filter_rules import PROSE
+from tests.data_jobs.filters.test_filter_rules import PROSE
 from tests.data_jobs.test_pipeline import documents
 
 FILTERS = {

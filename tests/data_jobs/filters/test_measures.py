@@ -15,7 +15,7 @@ from data_jobs.filters.c4_lines import unwanted_bytes
 from data_jobs.filters.filter_settings import C4Filter
 from data_jobs.filters.measures import Column
 from data_jobs.filters.scanning import LineRules, Scanner
-from tests.data_jobs.reference_measures import measures_of, words_of
+from tests.data_jobs.filters.reference_measures import measures_of, words_of
 
 RULES = LineRules(least_words=3, terminal_only=True)
 # Few of each, so that words, lines and paragraphs repeat; every class of characters, of one byte to four.

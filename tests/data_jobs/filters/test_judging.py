@@ -18,9 +18,9 @@ from data_jobs.filters.language import TextClassifier, model_file
 from data_jobs.filters.word_list import WordList
 from data_jobs.settings import CorpusSettings
 from tests.data_jobs.conftest import make_texts
-from tests.data_jobs.test_filter_rules import CHINESE, PROSE
+from tests.data_jobs.filters.test_filter_rules import CHINESE, PROSE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 SENTENCES = {
     "en": [

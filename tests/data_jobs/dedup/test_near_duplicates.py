@@ -16,7 +16,7 @@ from data_jobs.content import Placement, content_hash
 from data_jobs.dedup.near_report import alarms
 from data_jobs.prepare import main
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
-from tests.data_jobs.dedup_reference import clusters_of, near_pairs, random_text, with_edit
+from tests.data_jobs.dedup.dedup_reference import clusters_of, near_pairs, random_text, with_edit
 from tests.data_jobs.test_pipeline import documents
 
 SMALL: dict[str, Any] = {"dedup": "minhash", "shard_bytes": 20_000, "val_fraction": 0.1}
@@ -185,6 +185,17 @@ def test_best_stays(tmp_path: Path, scores: list[Any], best: int) -> None:
     assert documents(tmp_path / "out") == sorted([*texts[:30], cluster[best]])
 
 
+def test_best_by_names_a_field_that_a_source_passes_on() -> None:
+    changes = minhash(keep="best", best_by="scoer")
+    with pytest.raises(ValueError, match=r"minhash\.best_by: no source passes on .*'scoer'.*: none\); na"):
+        settings_for("in.jsonl", **changes)
+    with pytest.raises(ValueError, match=r"\(passed on: score, url\); did you mean 'score'\?"):
+        settings_for("in.jsonl", **changes, source={"metadata": ["url", "score"]})
+    settings_for("in.jsonl", **changes, source={"metadata": ["scoer"]})
+    settings_for("in.jsonl", **{**changes, "dedup": "exact"})  # not used, and a warning says so
+    settings_for("in.wet", **minhash(keep="best", best_by="date"), source={"format": "wet"})
+
+
 def test_a_copy_with_a_better_number_counts(tmp_path: Path) -> None:
     draw = random.Random(3)
     base = random_text(draw, 300)
@@ -304,7 +315,7 @@ RUN = """
 import sys
 from pathlib import Path
 from tests.data_jobs.conftest import prepare, settings_for
-from tests.data_jobs.test_near_duplicates import minhash
+from tests.data_jobs.dedup.test_near_duplicates import minhash
 tokenizer = {"path": sys.argv[3]} if sys.argv[3:] else {}
 settings = settings_for(sys.argv[1], **minhash(ranges=18), split_bytes=60_000, tokenizer=tokenizer)
 prepare(settings, Path(sys.argv[2]))
@@ -331,7 +342,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(
     tmp_path: Path, whole: tuple[Path, dict[str, bytes]], fault: str
 ) -> None:
     path, expected = whole
-    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2]), "MANTA_FAULT": fault}
+    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[3]), "MANTA_FAULT": fault}
     killed = subprocess.run(
         [sys.executable, "-c", RUN, str(path), str(tmp_path / "out")], env=env, check=False
     )
@@ -349,7 +360,7 @@ def test_input_that_changes_between_two_starts(tmp_path: Path, whole: tuple[Path
     write_jsonl(folder / "b.jsonl", planted(seed=9)[:70])
     env = {
         "PATH": "",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "MANTA_FAULT": "prepare.after_spill:job=1",
     }
     subprocess.run([sys.executable, "-c", RUN, str(folder), str(tmp_path / "out")], env=env, check=False)
@@ -368,7 +379,7 @@ def test_bitmaps_of_runs_that_did_not_change(tmp_path: Path, whole: tuple[Path, 
     write_jsonl(folder / "b.jsonl", [random_text(draw, 300) for _ in range(40)])
     env = {
         "PATH": "",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "MANTA_FAULT": "prepare.after_spill:job=1",
     }
     words = [sys.executable, "-c", RUN, *map(str, (folder, tmp_path / "out", tokenizer))]
@@ -394,6 +405,6 @@ def test_on_ray(tmp_path: Path, whole: tuple[Path, dict[str, bytes]]) -> None:
         "  dedup: minhash\n  minhash: {ranges: 3}\n"
     )
     words = [sys.executable, "-m", "data_jobs.prepare", str(recipe), "--cluster.num_cpus", "2"]
-    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert fingerprint(tmp_path / "out") == expected

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.errors import UserError
-from data_jobs.reading.html_text import decode_page, depth_of
+from data_jobs.reading.html_text import MAX_LEVELS, decode_page, nesting_of
 from data_jobs.reading.inputs import list_files
 from data_jobs.reading.missing import is_left_out
 from tests.data_jobs.conftest import make_texts, prepare, read, settings_for, source_of
@@ -64,6 +65,10 @@ def test_texts_of_a_crawl(tmp_path: Path) -> None:
         (warc_record("response", http(page("x"), "404 Not Found")), "http_status"),
         (warc_record("response", http(b"%PDF", kind="application/pdf")), "not_html"),
         (warc_record("response", b"1.2.3.4", Content_Type="text/dns"), "not_html"),
+        (
+            warc_record("response", http(b"%PDF", kind="application/pdf", more="Content-Encoding: x\r\n")),
+            "not_html",
+        ),
         (warc_record("revisit", http(b"")), "other_record"),
         (warc_record("response", b"no header of HTTP at all"), "!"),
         (b"garbage that is no record\r\nand more of it\r\n\r\n", "!invalid_warc"),
@@ -122,6 +127,66 @@ def test_chunked_and_compressed_pages(tmp_path: Path) -> None:
     assert len(records) == 2 and records[0].text == records[1].text and "harbour" in records[0].text
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Content-Encoding: gzip",
+        b"Content-Encoding: br",
+        b"Content-Encoding: utf-8",
+        b"Transfer-Encoding: chunked",
+    ],
+)
+@pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf", b"\r\n  "])
+def test_a_body_that_is_stored_decoded(tmp_path: Path, header: bytes, begin: bytes) -> None:
+    """Under the headers of what was sent, as in many crawls; and a name that is no encoding."""
+    record = warc_record("response", HEAD + header + b"\r\n\r\n" + begin + page(TEXTS[0]))
+    (record_read, other), rejects, _ = read(write(tmp_path, record + warc(TEXTS[1:])), format="warc")
+    assert "harbour" in record_read.text and "Another page" in other.text
+    assert {reject.reason for reject in rejects} == {"other_record"}
+
+
+def test_a_body_that_cannot_be_decoded_costs_itself(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(page("\n\n".join(make_texts(30)))))
+    packed[60:70] = b"\xff" * 10
+    bodies = {
+        b"Content-Encoding: gzip": bytes(packed),
+        b"Content-Encoding: br": b"\x81\xff\x00\xfe" * 30,
+        b"Transfer-Encoding: chunked": b"9999\r\n" + page("cut"),
+    }
+    records = [warc_record("response", HEAD + header + b"\r\n\r\n" + body) for header, body in bodies.items()]
+    data = b"".join(records) + warc(TEXTS[1:])
+    (document,), rejects, _ = read(write(tmp_path, data), format="warc")
+    assert "Another page" in document.text
+    bad = [reject for reject in rejects if reject.reason == "invalid_warc"]
+    assert len(bad) == 3 and all("not what its HTTP header says" in reject.detail for reject in bad)
+
+
+def test_a_body_that_stands_for_gigabytes_takes_no_memory(tmp_path: Path) -> None:
+    packed = gzip.compress(b"<p>" + b"x" * (400 << 20), 1)
+    data = warc_record("response", HEAD + b"Content-Encoding: gzip\r\n\r\n" + packed) + warc(TEXTS)
+    path = write(tmp_path, data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    records, rejects, _ = read(path, format="warc")
+    assert len(records) == 2 and [r.reason for r in rejects if r.reason != "other_record"] == ["too_long"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
+
+
+def test_a_long_page_in_many_chunks_is_whole(tmp_path: Path) -> None:
+    text = "\n\n".join(make_texts(2000))
+    packed = gzip.compress(page(text))
+    chunks = b"".join(
+        b"%x\r\n%s\r\n" % (len(part), part)
+        for part in (packed[at : at + 777] for at in range(0, len(packed), 777))
+    )
+    header = b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+    path = write(tmp_path, warc_record("response", HEAD + header + chunks + b"0\r\n\r\n"))
+    (record,), _, _ = read(path, format="warc")
+    assert "".join(record.text.split()) == "".join(text.split())
+
+
 def test_the_ledger_of_a_crawl(tmp_path: Path) -> None:
     """What is left out stands in it, and is no failure: none of it counts for max_bad_fraction."""
     texts = [f"{text} And this is page {n} of them." for n, text in enumerate(make_texts(40))]
@@ -177,9 +242,37 @@ def test_a_page_that_is_nested_without_end_takes_no_time(tmp_path: Path) -> None
     _, (reject,), _ = read(write(tmp_path, b"<div>" * 200_000, "a.html"), format="html")
     assert reject.reason == "too_nested"
     flat = b"<p>one<br>" * 5_000 + b"<div>x</div>" * 5_000 + b"<b>" * 5_000 + b"text"
-    assert depth_of(flat) <= 1
+    assert nesting_of(flat)[0] <= 1
     (record,), rejects, _ = read(write(tmp_path, flat, "b.html"), format="html")
     assert not rejects and "text" in record.text
+
+
+def test_pages_are_bounded_by_all_of_their_levels(tmp_path: Path) -> None:
+    """Each level costs every element in it a step, and the text of every list item two blanks."""
+    begin, end, few = b"<ul><li>some words", b"</li></ul>", b"<main><p>some words</p>"
+    most, levels = nesting_of(few + begin * 1_000 + b"<li>more</li>" * 9_000 + end * 1_000)
+    assert most == 1_001 and levels == pytest.approx(1_000 * 10_000, rel=0.01)
+    lists = (begin * 1_000 + end * 1_000) * 100
+    records, rejects, _ = read(write(tmp_path, few + lists, "a.html"), format="html")
+    assert not records and [reject.reason for reject in rejects] == ["too_nested"]
+    assert "others, all added up" in rejects[0].detail
+    wide = few + b"<ul><li>x</li></ul>" * 20_000 + begin * 300 + b"<li>more</li>" * 3_000 + end * 300
+    assert 300 * 3_000 < nesting_of(wide)[1] < MAX_LEVELS
+    (record,), rejects, _ = read(write(tmp_path, wide, "b.html"), format="html")
+    assert not rejects and "some words" in record.text
+
+
+def test_what_is_left_open_is_opened_again_by_the_parser() -> None:
+    """In each paragraph all that differ and stand before it; of equal ones three."""
+    paragraphs = [b"<p><font id=%d>x" % number for number in range(500)]
+    _, levels = nesting_of(b"".join(paragraphs))
+    assert levels == pytest.approx(sum(n * n / 2 for n in range(500)), rel=0.02) and levels > MAX_LEVELS
+    assert nesting_of(b"</font>".join(paragraphs))[1] < 5_000
+    assert nesting_of(b"<p><font color=red>x" * 5_000)[1] < 100_000
+    closed = b"".join(b"<p>x <b>y</b> <i>z</i></p>" for _ in range(400))
+    assert (
+        nesting_of(closed) == (0, 0) != nesting_of(b"<b id=1>" * 5 + closed)
+    )  # not looked into without need
 
 
 def test_text_that_is_longer_than_its_page_is_counted(tmp_path: Path) -> None:

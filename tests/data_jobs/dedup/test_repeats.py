@@ -9,14 +9,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data_jobs.content import Placement, content_hash
+from data_jobs.dedup import repeat_tasks, rewrite_task
 from data_jobs.dedup.rewrite_task import without
+from data_jobs.key_ranges import KeyedWriter, Range
 from tests.data_jobs.conftest import fingerprint, prepare, settings_for, write_jsonl
-from tests.data_jobs.dedup_reference import plain_words, random_text
+from tests.data_jobs.dedup.dedup_reference import plain_words, random_text
+from tests.data_jobs.dedup.test_text_kernels import plain_units
 from tests.data_jobs.test_pipeline import documents
-from tests.data_jobs.test_text_kernels import plain_units
 
 SMALL: dict[str, Any] = {"shard_bytes": 8_000, "val_fraction": 0.1}
 
@@ -164,7 +167,7 @@ RUN = """
 import sys
 from pathlib import Path
 from tests.data_jobs.conftest import prepare, settings_for
-from tests.data_jobs.test_repeats import BOTH, repeats
+from tests.data_jobs.dedup.test_repeats import BOTH, repeats
 prepare(settings_for(sys.argv[1], **repeats(**BOTH, ranges=2), split_bytes=10_000), Path(sys.argv[2]))
 """
 FAULTS = [
@@ -176,7 +179,7 @@ FAULTS = [
 @pytest.mark.parametrize("fault", FAULTS)
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path: Path, fault: str) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", TEXTS)
-    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2]), "MANTA_FAULT": fault}
+    env = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[3]), "MANTA_FAULT": fault}
     killed = subprocess.run(
         [sys.executable, "-c", RUN, str(path), str(tmp_path / "out")], env=env, check=False
     )
@@ -184,3 +187,34 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path: Path, faul
     prepare(settings_for(path, **repeats(**BOTH, ranges=2), split_bytes=10_000), tmp_path / "out")
     prepare(settings_for(path, **repeats(**BOTH)), tmp_path / "whole")
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("rows", [1, 40, 300])
+def test_a_task_holds_so_many_rows_and_the_result_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """A line that stands nearly everywhere is of one range, however narrow ranges are."""
+    texts = [*TEXTS, *TEXTS[:30]]
+    settings = settings_for(
+        write_jsonl(tmp_path / "in.jsonl", texts), **repeats(**BOTH, ranges=2), split_bytes=10_000
+    )
+    prepare(settings, tmp_path / "whole")
+    assert documents(tmp_path / "whole") == plain_repeats(texts, 10, 8)
+    monkeypatch.setattr(repeat_tasks, "MOST_ROWS", rows)
+    prepare(settings, tmp_path / "out")
+    assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "whole")
+
+
+def test_of_what_is_repeated_a_task_holds_what_is_in_its_run(tmp_path: Path) -> None:
+    hashes = np.arange(1000, dtype=np.uint64) * np.uint64((1 << 64) // 1000)
+    ranges = []
+    for number in range(4):
+        keys = Range.of(number, 4)
+        ranges.append(str(tmp_path / f"{number}.npy"))
+        inside = (hashes >= np.uint64(keys.low)) & (hashes <= np.uint64(keys.high - 1))
+        np.save(ranges[-1], hashes[inside] if number != 2 else hashes[:0])
+    own = np.array([7, hashes[3], hashes[3], hashes[600], hashes[999], 5], np.uint64)
+    with KeyedWriter(tmp_path / "units", repeat_tasks.UNIT) as file:
+        file.add(own, own, own)
+    found = rewrite_task._known(ranges, str(tmp_path / "units"), np.dtype(np.uint64))
+    assert found.tolist() == [hashes[3], hashes[999]]

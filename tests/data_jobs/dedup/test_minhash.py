@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import datasketch
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
+import data_jobs
 from data_jobs.dedup.graph_kernels import count_common, next_pair, star_forest, unite
 from data_jobs.dedup.minhash import (
     band_keys,
@@ -21,7 +24,8 @@ from data_jobs.dedup.minhash import (
 )
 from data_jobs.dedup.text_kernels import sign_texts
 from data_jobs.runs import text_buffers
-from tests.data_jobs.dedup_reference import clusters_of, jaccard, plain_shingles
+from data_jobs.settings import CorpusSettings
+from tests.data_jobs.dedup.dedup_reference import clusters_of, jaccard, plain_shingles
 
 
 def signatures_of(texts: list[str], count: int = 112, ngram: int = 1) -> np.ndarray:
@@ -162,3 +166,14 @@ def test_pairs_of_buckets() -> None:
     apart[2, :2] = 9  # meets the others in the second band alone
     assert pairs_that_come([[0, 1], [0, 1, 2]], [0, 1], apart, window=9, least=0) == [(0, 1), (0, 2), (1, 2)]
     assert pairs_that_come([[0, 1, 2, 3]], [0], same, window=9, least=0, join=1) == [(0, 1), (0, 2), (0, 3)]
+
+
+def test_recipes_find_what_they_ask_for() -> None:
+    """Bands and rows that fit the threshold: of pairs there most agree in a band."""
+    found = {}
+    for path in sorted((Path(data_jobs.__file__).parent / "recipes").glob("*.yaml")):
+        settings = CorpusSettings.model_validate(yaml.safe_load(path.read_text())["corpus"])
+        if settings.dedup == "minhash":
+            wanted = settings.minhash
+            found[path.name] = found_share(wanted.threshold, wanted.bands, wanted.rows)
+    assert "books.yaml" in found and min(found.values()) > 0.75, found

@@ -15,7 +15,7 @@ from data_jobs.dedup.minhash import permutations
 from data_jobs.dedup.repeat_tasks import units_of
 from data_jobs.dedup.text_kernels import hash_shingles, sign_texts, words_of
 from data_jobs.runs import text_buffers
-from tests.data_jobs.dedup_reference import plain_shingles, plain_words
+from tests.data_jobs.dedup.dedup_reference import plain_shingles, plain_words
 
 PIECES = [
     "the", "Quick", "BROWN", "fox7", "naïve", "ÉCOLE", "Größe", "мир", "Война", "东京", "は静か",

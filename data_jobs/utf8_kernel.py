@@ -1,7 +1,6 @@
-"""Characters of valid UTF-8, for kernels over text.
+"""Characters of valid UTF-8, for all kernels over text.
 
-numba looks at the file of a kernel alone to see whether what it cached still holds: whoever changes this one
-touches the files that import it, too.
+It is compiled into those that call it, whose fingerprints hold `source_of(code_at)`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from numba import njit
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(nogil=True, forceinline=True)
 def code_at(data: npt.NDArray[np.uint8], at: int) -> tuple[np.int64, int]:
     """The code point that begins at a byte, and where the next one begins."""
     first = np.int64(data[at])

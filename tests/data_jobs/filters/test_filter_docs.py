@@ -14,7 +14,7 @@ from data_jobs.cleaning.clean_settings import CleanSettings
 from data_jobs.filters.filter_settings import FilterSettings
 from data_jobs.settings import CorpusSettings
 
-DOCS = (Path(__file__).parents[2] / "docs" / "cleaning_and_filters.md").read_text("utf-8")
+DOCS = (Path(__file__).parents[3] / "docs" / "cleaning_and_filters.md").read_text("utf-8")
 
 
 def defaults() -> dict[str, Any]:
