@@ -130,7 +130,7 @@ def judge_chart(sweep: Mapping[str, Any]) -> Chart:
     return Chart(
         "judges",
         "Pairs of the test part told right: more is better",
-        f"{sweep['pairs']:,} pairs of modules that no model has seen, half of them belong together. F1 is the "
+        f"{sweep['pairs']:,} pairs of modules that no model has seen, half of them right. F1 is the "
         f"mean of both classes'; a coin has about 0.5. {judge_words(sweep)}",
         [
             {
