@@ -77,6 +77,7 @@ def words_from_nothing(best: Mapping[str, Any], run: Path, record: Mapping[str, 
     One with other settings, since the sweep was done anew, is set aside.
     """
     words = [SWEEP_RECIPE, "--finetune.from_scratch", "true", "--finetune.out", str(run)]
+    words += ["--finetune.launch", "here"]  # one worker needs no Ray to be started
     words += [word for name, value in best.items() for word in (f"--{name}", flag_text(value))]
     is_another = record is not None and any(setting(record, name) != value for name, value in best.items())
     return [*words, "--fresh"] if is_another else words

@@ -86,7 +86,7 @@ def table(
 ) -> str:
     """A table; a long one is thinned evenly to MAX_TABLE_ROWS, first and last row kept, and says so.
 
-    `mark_first`: its first row stands out.
+    `mark_first`: its first row stands out, and no cell is broken: it is a table of ranks.
     """
     shown = thin(rows, MAX_TABLE_ROWS)
     if len(shown) < len(rows):
@@ -100,10 +100,9 @@ def table(
         + "</tr>\n"
         for i, row in enumerate(shown)
     )
-    return (
-        f'<div class="scroll"><table>{f"<caption>{escape(caption)}</caption>" if caption else ""}'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n"
-    )
+    head = (f"<caption>{escape(caption)}</caption>" if caption else "") + f"<thead><tr>{head}</tr></thead>"
+    kind = " class=ranks" if mark_first else ""
+    return f'<div class="scroll"><table{kind}>{head}<tbody>{body}</tbody></table></div>\n'
 
 
 def thin(rows: Sequence[Any], most: int) -> list[Any]:

@@ -86,7 +86,8 @@ def table_of(numbers: Mapping[str, Any], metrics: Sequence[str]) -> tuple[list[s
     """Columns and rows of the trials with these metrics."""
     settings, trials = numbers["settings"], numbers["trials"]
     last = ["seconds", *(name for name in ("parent", "why") if any(trial[name] for trial in trials))]
-    columns = ["rank", "trial", "status", "best step", *metrics, *short_names(settings).values(), *last]
+    written = [name.removeprefix("val_") for name in metrics]
+    columns = ["rank", "trial", "status", "best step", *written, *short_names(settings).values(), *last]
     rows = [
         [
             trial["rank"],

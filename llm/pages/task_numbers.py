@@ -14,7 +14,7 @@ SCORES = (
     "precision_macro", "recall_macro",
 )  # fmt: skip
 """Shares and correlations, those that are looked at first standing first."""
-MOST = 5
+MOST = 3
 UNITS = {
     "classification": "nats per example",
     "multi_label": "nats per class of an example",

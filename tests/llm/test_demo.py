@@ -379,6 +379,7 @@ def test_from_nothing_takes_the_best_settings_and_sets_another_run_aside() -> No
     best = {"finetune.optimizer.lr": 0.003, "finetune.task.loss": "hinge"}
     wanted = [
         "demo-sweep", "--finetune.from_scratch", "true", "--finetune.out", "nothing",
+        "--finetune.launch", "here",
         "--finetune.optimizer.lr", "0.003", "--finetune.task.loss", "hinge",
     ]  # fmt: skip
     record = {"finetune": {"optimizer": {"lr": 0.003}, "task": {"loss": "cross_entropy"}}}
