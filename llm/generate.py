@@ -97,10 +97,11 @@ def _write(
     _check_lengths(prompts, [len(row) for row in rows], context)
     sampling = replace(sampling, stop=tokenizer.eos_id, forbidden=tuple(never_written(loaded)))
     stream = len(prompts) == 1 and not as_json
+    between = "\n" if _answers(loaded) else ""
     if stream:
-        _show(prompts[0])
+        _show(prompts[0] + between)
     for first in range(0, len(rows), ROWS):
-        texts = prompts[first : first + ROWS]
+        texts = [prompt + between for prompt in prompts[first : first + ROWS]]
         for row, piece in write(
             model, tokenizer, rows[first : first + ROWS], sampling, context, stops, first
         ):
@@ -122,14 +123,19 @@ def start_of(loaded: Loaded, tokenizer: Tokenizer, prompt: str) -> list[int]:
     An imported model says itself with what. A row is never empty. Where instructions were learned the prompt
     is a user's message, written as they were.
     """
-    task = loaded.settings.get("finetune", {}).get("task", {})
-    if task.get("kind") == "instruction":
-        chat = Chat(task["chat_template"], tokenizer, text_start(loaded))
+    if _answers(loaded):
+        chat = Chat(loaded.settings["finetune"]["task"]["chat_template"], tokenizer, text_start(loaded))
         try:
             return chat.prompt([Message("user", prompt)])
         except BadExample as problem:
             raise UserError(f"--prompt {_short(prompt)}: {problem.detail}") from None
     return [*text_start(loaded), *(int(token) for token in tokenizer.encode(prompt))] or [tokenizer.eos_id]
+
+
+def _answers(loaded: Loaded) -> bool:
+    """Whether it has learned to answer what it is asked."""
+    kind: str | None = loaded.settings.get("finetune", {}).get("task", {}).get("kind")
+    return kind == "instruction"
 
 
 def _fill(loaded: Loaded, model: BERT, prompts: list[str], top: int, as_json: bool) -> None:

@@ -169,7 +169,7 @@ class PretrainSettings(RunSettings):
 RUNS: dict[str, type[RunSettings]] = {"pretrain": PretrainSettings, "finetune": FinetuneSettings}
 """The sections that a run folder is made by."""
 
-SECTIONS = {
+SECTIONS: dict[str, type[Settings]] = {
     "model": ModelSettings,
     "pretrain": PretrainSettings,
     "finetune": FinetuneSettings,

@@ -14,6 +14,7 @@ from cluster.jobs import has_ended, this_job
 from cluster.lease import Lease, hold
 from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
+from llm.run_settings import RunSettings
 from llm.settings import SweepSettings
 from llm.train.run_folder import set_aside
 from llm.tune.folder import SweepFolder, open_sweep, scratch
@@ -60,21 +61,27 @@ def _run(
         command.run, recipe.name, str(recipe.path), plan.of, plan.sections, str(folder.path),
         record["sweep_id"],
     )  # fmt: skip
-    # What the command itself refuses, and the rows of a task's examples, which all trials share.
-    first, *_ = command.prepare(work.recipe("none", plan.search.settings_of(0)))
-    grace = plan.grace(first.settings)
+
+    def prepare() -> list[RunSettings]:
+        """What the command itself refuses, and the rows of a task's examples, which the trials share."""
+        found = [command.prepare(work.recipe("none", settings)) for settings in plan.distinct()]
+        return [run.settings for run, *_ in found]
+
+    first = prepare()[0]
+    grace = plan.grace(first)
     _say("starting Ray" if not cluster.address else f"connecting to Ray at {cluster.address}")
     from cluster.ray_runtime import check_output_place, ray_session
+    from llm.train.ray_workers import start_coordinator
     from llm.tune.ray_tune import run_trials, stop_rule
     from llm.tune.room import concurrent_trials
 
     with ray_session(cluster, lambda line: any(word in line for word in LOUD)):
         check_output_place(recipe.out("sweep"), "sweep.out")
-        need, concurrent = concurrent_trials(first.settings, plan.sweep, cluster, _say)
+        need, concurrent = concurrent_trials(first, plan.sweep, cluster, _say)
         concurrent = plan.check_concurrent(concurrent)
         if recipe.options.fresh and (aside := set_aside(folder.path)):
             _say(f"the old sweep was moved to {aside}")
-            command.prepare(work.recipe("none", plan.search.settings_of(0)))  # its rows were moved, too
+            prepare()  # its rows were moved, too
         folder.path.mkdir(parents=True, exist_ok=True)
         places.write_json(folder.record, record)
         ledger = Ledger(folder.ledger, lease.of_workers.check)
@@ -86,12 +93,13 @@ def _run(
             )  # fmt: skip
             judge = Judge(
                 plan.sweep, plan.metric, plan.mode, plan.search, ledger,
-                stop_rule(plan.sweep, plan.mode, grace), plan.perturb_every(first.settings), _say,
+                stop_rule(plan.sweep, plan.mode, grace), plan.perturb_every(first), _say,
             )  # fmt: skip
             work = work.with_cpus(int(need.bundle["CPU"]))
+            start_coordinator()
             run_trials(
                 judge, work, concurrent, scratch(folder, cluster.cache.arguments[0], record["sweep_id"]),
-                first.settings.max_failures, lease,
+                first.max_failures, lease,
             )  # fmt: skip
         finally:
             ledger.close()
@@ -109,7 +117,7 @@ def _write_table(folder: SweepFolder, plan: Plan, ledger: Ledger) -> None:
 
 
 def _finish(folder: SweepFolder, plan: Plan, ledger: Ledger, sweep_id: str, began: float) -> dict[str, Any]:
-    """best/, then summary.json. RunError where a trial failed, or none has a result."""
+    """best/, then summary.json and the page. RunError where a trial failed, or none has a result."""
     rows = rows_of(folder, ledger.trials.values(), plan.metric, plan.mode)
     best = best_row(rows, plan.metric, plan.mode)
     if best is not None:
@@ -126,6 +134,9 @@ def _finish(folder: SweepFolder, plan: Plan, ledger: Ledger, sweep_id: str, bega
         raise RunError(f"no trial has a checkpoint with a finite {plan.metric}: see {folder.table}")
     summary = summary_of(rows, plan.metric, plan.mode, sweep_id, time.time() - began)
     places.write_json(folder.summary, summary)
+    from llm.report import write_report
+
+    write_report(folder.path)
     return summary
 
 

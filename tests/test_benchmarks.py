@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import llm
-from benchmarks import bare_loop, learning, trainer_peer
+from benchmarks import bare_loop, learning, sweep_overhead, trainer_peer
 from benchmarks.__main__ import RESULTS, main
 from benchmarks.curves import Curve, draw, ticks
 from benchmarks.ground import TINY, Ground
@@ -288,3 +288,15 @@ def test_a_picture_has_every_value_in_its_frame() -> None:
 def test_ticks_are_few_and_inside(low: float, high: float) -> None:
     found = ticks(low, high)
     assert 3 <= len(found) <= 9 and low <= found[0] and found[-1] <= high
+
+
+def test_a_sweep_is_compared_with_the_sum_of_its_trainings() -> None:
+    """The turn with the median ratio; starts after the first apart from the first."""
+    turns = [
+        {"alone": [10.0] * 4, "alone_starts": [2.0] * 4, "sweep": seconds, "starts": [6.0, 3.0, 4.0, 5.0]}
+        for seconds in (60.0, 44.0, 48.0)
+    ]
+    whole, first, later = sweep_overhead.rows_of(turns, 10)
+    assert (whole.ours, whole.peer, whole.ratio, whole.met) == (48.0, 40.0, 1.2, True)
+    assert "1.500 1.100 1.200" in (whole.note or "")
+    assert (first.ours, later.ours, later.peer) == (6.0, 4.0, 2.0)

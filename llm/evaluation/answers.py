@@ -37,13 +37,11 @@ def judge_answers(
 
 
 def _written(subject: Subject, model: GPT, prompts: list[np.ndarray]) -> list[str]:
-    """After each prompt; of one that leaves no room its end is read."""
+    """After each prompt."""
     tokenizer, context = subject.tokenizer, context_of(subject)
-    most = min(MOST_TOKENS, context // 2)
-    sampling = Sampling(
-        tokens=most, temperature=0, stop=tokenizer.eos_id, forbidden=tuple(never_written(subject))
-    )
-    rows = [prompt.tolist()[-(context - most) :] for prompt in prompts]
+    most, never = min(MOST_TOKENS, context // 2), tuple(never_written(subject))
+    sampling = Sampling(tokens=most, temperature=0, stop=tokenizer.eos_id, forbidden=never)
+    rows = [prompt.tolist() for prompt in prompts]
     texts = [""] * len(rows)
     for row, piece in write(model, tokenizer, rows, sampling, context):
         texts[row] += piece

@@ -61,7 +61,7 @@ def make_lm(subject: Subject, batch: int = 16) -> Any:
         )
     scorer = _OfGPT(subject, model, batch) if isinstance(model, GPT) else _OfBERT(subject, model, batch)
 
-    class MantaLM(harness.api.model.TemplateLM):
+    class MantaLM(harness.api.model.TemplateLM):  # type: ignore[name-defined]
         """Texts to ids, and questions of the harness to those of ours."""
 
         @property

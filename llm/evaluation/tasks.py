@@ -124,7 +124,7 @@ def tables(judged: Judged) -> dict[str, Any]:
         "precision": tally.precision, "recall": tally.recall, "f1": tally.f1, "examples": tally.actual,
         "guessed": tally.guessed,
     }  # fmt: skip
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"label": label, **{name: float(values[at]) for name, values in parts.items()}}
         for at, label in enumerate(judged.labels)
     ]

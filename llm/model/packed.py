@@ -47,6 +47,10 @@ def packed(model: AnyModule, rows: int) -> AnyModule:
     for module in list(double.modules()):
         for name, child in list(module.named_children()):
             # Exactly these: one with adapters is more than its weight.
-            if type(child) in (nn.Linear, LMHead) and child.weight.numel() * rows >= FEWEST:
+            if (
+                isinstance(child, nn.Linear)
+                and type(child) in (nn.Linear, LMHead)
+                and child.weight.numel() * rows >= FEWEST
+            ):
                 setattr(module, name, PackedLinear(child, rows))
     return double

@@ -81,8 +81,13 @@ def tiles(items: Iterable[tuple[str, str, str]]) -> str:
     return f'<dl class="tiles">{cells}</dl>\n'
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str) -> str:
-    """A table; a long one is thinned evenly to MAX_TABLE_ROWS, its last row kept, and says so."""
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, mark_first: bool = False
+) -> str:
+    """A table; a long one is thinned evenly to MAX_TABLE_ROWS, first and last row kept, and says so.
+
+    `mark_first`: its first row stands out.
+    """
     shown = thin(rows, MAX_TABLE_ROWS)
     if len(shown) < len(rows):
         caption = f"{caption} ({len(shown)} of {len(rows):,} rows, evenly chosen)"
@@ -90,10 +95,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str) -
     kinds = [' class="number"' if flag else "" for flag in numeric]
     head = "".join(f'<th scope="col"{kind}>{escape(c)}</th>' for c, kind in zip(columns, kinds, strict=True))
     body = "".join(
-        "<tr>"
+        f"<tr{' class=marked' if mark_first and not i else ''}>"
         + "".join(f"<td{kind}>{escape(number(v))}</td>" for v, kind in zip(row, kinds, strict=True))
         + "</tr>\n"
-        for row in shown
+        for i, row in enumerate(shown)
     )
     return (
         f'<div class="scroll"><table>{f"<caption>{escape(caption)}</caption>" if caption else ""}'

@@ -1,4 +1,4 @@
-"""The demo's numbers to the blocks and charts of its page: from documents to a model beside compressors."""
+"""The demo's numbers to the blocks and charts of its page: from documents to models beside baselines."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Any
 from llm.pages import blocks
 from llm.pages.charts import Chart, bar_axes, bars
 from llm.pages.corpus import document_section, source_section
+from llm.pages.sweep import short_names, sweep_sections
 from llm.pages.training import sample_section, settings_section, training_sections
 
 
 def journey_body(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     """The demo's page: its HTML between header and footer, and its charts.
 
-    `numbers`: `summary` (summary.json), `corpus`, `run` and `bert` (as for their own pages), `texts` (prompt,
-    text), `fillings` (prompt, masks as llm.generate gives them).
+    `numbers`: `summary` (summary.json), `corpus`, `run`, `bert` and `sweep` (as for their own pages), `pairs`
+    (pairs.json), `texts` (prompt, text), `fillings` (prompt, masks as llm.generate gives them).
     """
     summary = numbers["summary"]
     compression, seconds = baseline_chart(summary), budget_chart(summary["seconds"])
+    judges = judge_chart(summary["sweep"])
+    sweep, sweep_charts = sweep_sections(numbers["sweep"], "sweep-")
     documents, document_charts = document_section(numbers["corpus"])
     sources, source_charts = source_section(numbers["corpus"])
     training, training_charts = training_sections(numbers["run"], "Training of the GPT")
@@ -28,6 +31,12 @@ def journey_body(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
         + blocks.section("Bits per byte", compression.html())
         + text_section(numbers["texts"])
         + filling_section(numbers["fillings"], summary["bert"])
+        + blocks.section(
+            "Does the docstring belong to the function?",
+            blocks.paragraph(pair_words(numbers["pairs"], summary["sweep"]), "note"),
+            judges.html(),
+        )
+        + sweep
         + documents
         + sources
         + training
@@ -37,13 +46,14 @@ def journey_body(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
         + settings_section(numbers["run"])
     )
     return body, [
-        compression, *document_charts, *source_charts, *training_charts, *bert_charts, seconds
+        compression, judges, *sweep_charts, *document_charts, *source_charts, *training_charts, *bert_charts,
+        seconds,
     ]  # fmt: skip
 
 
 def journey_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Key numbers of the whole journey."""
-    corpus, gpt, bert = summary["corpus"], summary["gpt"], summary["bert"]
+    corpus, gpt, bert, sweep = (summary[name] for name in ("corpus", "gpt", "bert", "sweep"))
     spent = sum(stage["spent"] or 0 for stage in summary["seconds"].values())
     return [
         ("Documents in", blocks.number(corpus["documents_in"]), ""),
@@ -67,6 +77,11 @@ def journey_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             "BERT: next sentence right",
             blocks.number(bert["nsp_accuracy"], 3),
             f"of {blocks.number(bert['pairs'])} pairs; chance: 0.5",
+        ),
+        (
+            "BERT: pairs told, F1",
+            blocks.number(sweep["best"]["f1"], 3),
+            f"from nothing: {blocks.number(sweep['from_scratch_f1'], 3)}",
         ),
         ("Throughput, median", blocks.short(gpt["tokens_per_second"]), "tokens/s"),
         ("All stages", blocks.duration(spent), ""),
@@ -104,6 +119,59 @@ def baseline_rows(summary: Mapping[str, Any]) -> list[tuple[str, float]]:
         ("xz -9", summary["baselines"]["xz_bits_per_byte"]),
     ]
     return sorted(rows, key=lambda row: row[1])
+
+
+def judge_chart(sweep: Mapping[str, Any]) -> Chart:
+    """The best of the sweep beside the same from fresh weights and beside a guess, on the same test part."""
+    rows = judge_rows(sweep)
+    names, scores = [row[0] for row in rows], [row[2] for row in rows]
+    ends = [*(sweep["f1_intervals"][key] for key in ("best", "from_scratch")), [scores[2]] * 2]
+    spans = [*(f", 95 %: {low:.3f} to {high:.3f}" for low, high in ends[:2]), ""]
+    return Chart(
+        "judges",
+        "Pairs of the test part told right: more is better",
+        f"F1 is the mean of both classes'; {sweep['pairs']:,} pairs of modules that no model has seen, half "
+        "of them belong together.",
+        [
+            {
+                **bars("F1", scores, names, ["--green", "--blue", "--grey"],
+                       [f"{score:.3f}{span}" for score, span in zip(scores, spans, strict=True)]),
+                "textposition": "inside", "insidetextanchor": "start",
+                "error_x": {
+                    "type": "data", "symmetric": False, "color": "--text", "thickness": 1.5,
+                    "array": [high - score for score, (_, high) in zip(scores, ends, strict=True)],
+                    "arrayminus": [score - low for score, (low, _) in zip(scores, ends, strict=True)],
+                },
+            },
+        ],
+        {**bar_axes("F1, mean of both classes", "who guesses", len(rows)), "showlegend": False},
+        ["who guesses", "accuracy", "F1", "F1 from (95 %)", "to"],
+        [[*row, *each] for row, each in zip(rows, ends, strict=True)],
+    )  # fmt: skip
+
+
+def judge_rows(sweep: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """(who guesses, accuracy, F1): from pretrained weights, from fresh ones, and always the same."""
+    return [
+        ("pretrained, best of the sweep", sweep["best"]["accuracy"], sweep["best"]["f1"]),
+        ("from nothing, same settings", sweep["from_scratch_accuracy"], sweep["from_scratch_f1"]),
+        ("always the same", sweep["majority_accuracy"], sweep["majority_f1"]),
+    ]
+
+
+def pair_words(pairs: Mapping[str, Any], sweep: Mapping[str, Any]) -> str:
+    """What the pairs are, and what the sweep tried."""
+    parts, settings = pairs["parts"], sweep["best"]["settings"]
+    names = short_names(list(settings))
+    best = ", ".join(f"{names[name]} {blocks.number(value)}" for name, value in settings.items())
+    sizes = ", ".join(
+        f"{name} {part['pairs']:,} of {part['modules']:,} modules" for name, part in parts.items()
+    )
+    return (
+        f"A docstring beside its own function or another one: {sizes}. No module is in two parts, and those "
+        "of the test part were held out of pretraining, too. "
+        f"{sweep['trials']} trials, {sweep['stopped_early']} of them stopped early; the best with {best}."
+    )
 
 
 def budget_chart(seconds: Mapping[str, Mapping[str, float]]) -> Chart:

@@ -13,7 +13,7 @@
     if (value && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, colour(v, k, style)]));
     }
-    const named = typeof value === "string" && /color$/i.test(key) && value.startsWith("--");
+    const named = typeof value === "string" && /color(scale)?$/i.test(key) && value.startsWith("--");
     return named ? style.getPropertyValue(value).trim() : value;
   }
 

@@ -12,7 +12,9 @@ from typing import Any
 from cluster.places import Place
 from llm.pages import blocks
 from llm.pages.charts import Chart, View, axes, line, mark_restarts, points
+from llm.pages.finetuning import task_sections, task_tiles
 from llm.pages.page import axis_switch
+from llm.pages.task_numbers import loss_unit, task_numbers
 from llm.train.run_folder import RunFolder, read_lines, read_metrics
 
 Row = Mapping[str, Any]
@@ -28,6 +30,7 @@ def run_numbers(run: Place) -> dict[str, Any]:
     restarts = find_restarts(rows)
     kept = thin_rows(rows, {r["step"] for r in restarts})
     smoothed = dict(smooth(rows))
+    settings = folder.read_settings()
     return {
         "kind": "run",
         "name": run.resolve().name,
@@ -37,8 +40,9 @@ def run_numbers(run: Place) -> dict[str, Any]:
         "smoothed_loss": [smoothed.get(row["step"]) for row in kept],
         "restarts": restarts,
         "samples": list(read_lines(folder.samples)),
-        "settings": folder.read_settings(),
+        "settings": settings,
         "summary": folder.read_summary() or {},
+        "task": task_numbers(run, settings),
     }
 
 
@@ -129,20 +133,22 @@ def smooth(rows: Sequence[Row]) -> list[tuple[int, float]]:
 def run_body(numbers: Mapping[str, Any]) -> tuple[str, list[Chart]]:
     """The page of a run: its HTML between header and footer, and its charts."""
     curves, charts = training_sections(numbers)
-    body = blocks.tiles(run_tiles(numbers)) + curves + sample_section(numbers["samples"])
-    return body + settings_section(numbers), charts
+    told, told_charts = task_sections(numbers) if numbers["task"] else ("", [])
+    tiles = [*(task_tiles(numbers) if numbers["task"] else []), *run_tiles(numbers)]
+    body = blocks.tiles(tiles) + told + curves + sample_section(numbers["samples"])
+    return body + settings_section(numbers), [*told_charts, *charts]
 
 
 def run_tiles(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Key numbers, those that are known."""
     key = numbers["key_numbers"]
-    wait = key["data_wait_share"]
+    wait, unit = key["data_wait_share"], loss_unit(numbers["settings"])
     items = [
         ("Parameters", blocks.short(numbers["summary"].get("parameters")), ""),
         ("Steps", blocks.number(key["steps"]), ""),
         ("Tokens trained on", blocks.short(key["tokens"]), ""),
-        ("Training loss, last", blocks.number(key["loss"]), "nats/token"),
-        ("Validation loss, last", blocks.number(key["val_loss"]), "nats/token"),
+        ("Training loss, last", blocks.number(key["loss"]), unit),
+        ("Validation loss, last", blocks.number(key["val_loss"]), unit),
         ("Bits per byte, last", blocks.number(key["bits_per_byte"]), "validation"),
         ("Masked tokens right", blocks.number(key["masked_accuracy"], 3), "validation"),
         ("Next sentence right", blocks.number(key["nsp_accuracy"], 3), "chance: 0.5"),
@@ -189,7 +195,7 @@ def training_charts(numbers: Mapping[str, Any], prefix: str = "") -> list[Chart]
     chart = _ChartMaker(rows, restarts, prefix)
     validated = partial(_validated, numbers)
     candidates = [
-        chart.make("loss", "Loss", "loss (nats per token)", [
+        chart.make("loss", "Loss", f"loss ({loss_unit(numbers['settings'])})", [
             ("training", "loss", "--pale", 1),
             ("training, smoothed", smoothed, "--blue", 2.5),
             *validated("validation", "val_loss", "--orange"),
@@ -243,7 +249,8 @@ def _validated(numbers: Mapping[str, Any], text: str, metric: str, color: str) -
 
     The one after the last step takes all: a line to it would show a change that may be of the samples alone.
     """
-    wanted = numbers["settings"].get("pretrain", {})
+    settings = numbers["settings"]
+    wanted = settings.get("pretrain") or settings.get("finetune", {})
     most, end = wanted.get("validation", {}).get("max_samples"), wanted.get("steps")
     if most is None:
         yield text, metric, color, 0

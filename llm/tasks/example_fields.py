@@ -7,6 +7,7 @@ field.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class Example:
     messages: tuple[Message, ...] = ()
     group: str | None = None
 
-    @property
+    @functools.cached_property
     def content(self) -> int:
         """A hash of all that the model is to read, without the label: equal for equal examples."""
         parts = [part for message in self.messages for part in message]

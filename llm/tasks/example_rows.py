@@ -102,11 +102,11 @@ class Examples:
     def _list(self, name: str) -> Ragged:
         return cast(Ragged, self._rows[name])
 
-    def _numbers(self, name: str) -> npt.NDArray[Any]:
-        """Of rows, or of their examples."""
+    def _numbers(self, name: str, rows: list[int]) -> npt.NDArray[Any]:
+        """A column of rows, or of their examples."""
         if name in self._rows:
-            return cast(npt.NDArray[Any], self._rows[name])
-        return cast(npt.NDArray[Any], self._columns[name])[self._example]
+            return cast(npt.NDArray[Any], self._rows[name])[rows]
+        return cast(npt.NDArray[Any], self._columns[name])[self._example[rows]]
 
     def _seen(self, row: int) -> list[bytes]:
         """All that the model sees of a row, and all that it is to answer."""
@@ -119,15 +119,10 @@ class Examples:
             case "multi_label":
                 parts.append(cast(Ragged, self._columns["labels"])[self.example_of(row)])
             case "question_answering":
-                parts += [
-                    self._numbers(name)[row : row + 1]
-                    for name in ("answer_first", "answer_last", "second_at")
-                ]
+                parts += [self._numbers(name, [row]) for name in ("answer_first", "answer_last", "second_at")]
             case _:
-                parts.append(
-                    self._numbers("label" if self.kind == "classification" else "value")[row : row + 1]
-                )
-                parts.append(self._numbers("second_at")[row : row + 1])
+                parts.append(self._numbers("label" if self.kind == "classification" else "value", [row]))
+                parts.append(self._numbers("second_at", [row]))
         return [part.tobytes() for part in parts]
 
     def _targets(self, chosen: list[int], rows: int, width: int) -> dict[str, Any]:
@@ -136,7 +131,7 @@ class Examples:
         match self.kind:
             case "classification":
                 targets, weights = np.zeros((rows, 1), np.int64), np.zeros((rows, 1), np.float32)
-                targets[:count, 0] = self._numbers("label")[chosen]
+                targets[:count, 0] = self._numbers("label", chosen)
                 weights[:count, 0] = self._class_weights[targets[:count, 0]]
             case "multi_label":
                 targets = np.zeros((rows, len(self.labels)), np.int64)
@@ -148,13 +143,13 @@ class Examples:
             case "regression":
                 targets, weights = np.zeros((rows, 1), np.int64), np.zeros((rows, 1), np.float32)
                 values = np.zeros((rows, 1), np.float32)
-                values[:count, 0] = self._numbers("value")[chosen]
+                values[:count, 0] = self._numbers("value", chosen)
                 weights[:count] = 1
                 return {"targets": targets, "weights": weights, "values": values}
             case "question_answering":
                 targets, weights = np.zeros((rows, 2), np.int64), np.zeros((rows, 2), np.float32)
-                targets[:count, 0] = self._numbers("answer_first")[chosen]
-                targets[:count, 1] = self._numbers("answer_last")[chosen]
+                targets[:count, 0] = self._numbers("answer_first", chosen)
+                targets[:count, 1] = self._numbers("answer_last", chosen)
                 weights[:count] = 1
             case _:
                 targets, weights = np.zeros((rows, width), np.int64), np.zeros((rows, width), np.float32)
@@ -177,7 +172,7 @@ class Examples:
         if self._is_gpt:
             return {}
         segments = np.zeros((rows, width), np.int64)
-        second_at = self._numbers("second_at")[chosen]
+        second_at = self._numbers("second_at", chosen)
         for at, (begin, end) in enumerate(zip(second_at.tolist(), lengths.tolist(), strict=True)):
             segments[at, begin:end] = 1
         return {"segments": segments}

@@ -95,8 +95,9 @@ def _allowed(references: References, micro: MicroBatch) -> npt.NDArray[np.bool_]
     """[B, T]: of question answering, the tokens that an answer may begin and end with."""
     if references.places is None:
         return None
-    allowed = np.zeros(micro.inputs.shape, bool)
+    rows, width = micro.inputs.shape
+    allowed = np.zeros((rows, width), bool)
     for at, row in enumerate(micro.numbers.tolist()):
         if row >= 0:
-            allowed[at] = references.places[row].allowed(allowed.shape[1])
+            allowed[at] = references.places[row].allowed(width)
     return allowed

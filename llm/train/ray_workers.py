@@ -58,9 +58,7 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
     settings = job.parsed()
     run, gpu = RunFolder(places.at(job.run)), _use_gpu(settings)
     bundle = {"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
-    if is_own_ray():
-        # An actor that the controller would start, and wait for, after it has started itself.
-        _ = TrainAutoscalingCoordinatorClient("manta")._autoscaling_coordinator
+    start_coordinator()
     if settings.validation.where == "trainer":
         with _Watch(run, settings, bundle):
             _fit_to_the_end(job, run, settings, bundle)
@@ -71,6 +69,12 @@ def train_on_ray(job: Job, cpus_per_worker: int) -> None:
             _fit_to_the_end(job, run, settings, bundle)
         if _is_trained(run, settings):
             validators.finish(lambda: _asked(run) not in ("", GROW))
+
+
+def start_coordinator() -> None:
+    """Of a Ray that was started here: an actor that a controller would start, and wait for, after itself."""
+    if is_own_ray():
+        _ = TrainAutoscalingCoordinatorClient("manta")._autoscaling_coordinator
 
 
 def _fit_to_the_end(job: Job, run: RunFolder, settings: RunSettings, bundle: dict[str, float]) -> None:

@@ -139,11 +139,12 @@ class Judge:
         if step - trial.looked_at < self.perturb_every:
             return GO_ON
         self._write("look", trial.name, step)
-        values = {
-            other.name: worst(self.mode) if (v := other.numbers().get(self.metric)) is None else v
-            for other in self.ledger.trials.values()
-            if other.last_step > 0 and other.status == "running"
-        }
+        values = {}
+        for other in self.ledger.trials.values():
+            seen = [at for at in other.results if 0 < at <= step]  # those ahead had their value at this step
+            if seen and other.status == "running":
+                value = other.results[max(seen)].get(self.metric)
+                values[other.name] = worst(self.mode) if value is None else value
         share = share_of(self.settings.seed, "donor", trial.name, step, trial.exploits)
         donor = donor_of(trial.name, values, self.mode, self.settings.quantile, share)
         if donor is None:

@@ -14,11 +14,11 @@ from cluster.errors import UserError
 from cluster.recipe import Recipe
 from llm.run_settings import RunSettings
 from llm.settings import RUNS, FinetuneSettings, ModelSettings
-from llm.sweep_settings import SweepSettings
+from llm.sweep_settings import SweepSettings, Values
 from llm.tune.folder import SweepFolder
 from llm.tune.rules import Mode, known_metrics, metric_of, mode_of
 from llm.tune.search import Search
-from llm.tune.space import check_space, problem_with, with_settings
+from llm.tune.space import check_space, combinations, problem_with, with_settings
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,23 @@ class Plan:
     search: Search
     sections: dict[str, dict[str, Any]]
     """The recipe of every trial, but for its own settings."""
+
+    def distinct(self) -> list[dict[str, Any]]:
+        """Settings of trials that need data or a model of their own: all checked, and their rows made, ahead.
+
+        Optuna's are not known ahead: of those its lists are taken, with the first trial's numbers.
+        """
+        own = (
+            "model.",
+            *(f"{self.of}.{name}" for name in ("task.", "length", "seed", "train_only", "lora.")),
+        )
+        names = [name for name in self.sweep.space if name.startswith(own)]
+        rows = self.search.ahead()
+        if not rows:
+            lists = {name: d for name in names if isinstance(d := self.sweep.domains[name], Values)}
+            rows = [self.search.settings_of(0) | row for row in combinations(lists)]
+        kinds = {repr([row[name] for name in names]): row for row in reversed(rows)}
+        return list(reversed(kinds.values()))
 
     def grace(self, run: RunSettings) -> int:
         """Steps before which no trial is ended."""

@@ -46,12 +46,16 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the older output can be silent
 }
 
 
 class _TrialActor(tune.Trainable):
     """A trial's process. One that is through takes the next trial: it has loaded its libraries."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> Any:
+        return tune.PlacementGroupFactory([dict(SLIVER)])
 
     def setup(self, config: dict[str, Any], work: Work) -> None:
         self._work = work
@@ -253,9 +257,7 @@ def run_trials(judge: Judge, work: Work, concurrent: int, scratch: Path, attempt
     places.delete_tree(scratch)  # of an earlier start: nothing of it is needed
     scratch.parent.mkdir(parents=True, exist_ok=True)
     tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(_TrialActor, work=work), tune.PlacementGroupFactory([dict(SLIVER)])
-        ),
+        tune.with_parameters(_TrialActor, work=work),
         tune_config=tune.TuneConfig(
             search_alg=_Searcher(),
             scheduler=_Scheduler(),
@@ -269,6 +271,7 @@ def run_trials(judge: Judge, work: Work, concurrent: int, scratch: Path, attempt
             name=scratch.name,
             storage_path=str(scratch.parent),
             failure_config=tune.FailureConfig(max_failures=attempts),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours are the runs' own
             verbose=0,
         ),
     )

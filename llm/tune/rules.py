@@ -77,7 +77,8 @@ def donor_of(
 ) -> str | None:
     """Of whom a trial takes over weights and settings; None: it is not among the worst, or all alone.
 
-    `values`: the newest of each trial that is under way. `share` in [0, 1) picks one of the best.
+    `values`: of each trial that is under way, at this trial's step or the last before. `share` in
+    [0, 1) picks one of the best.
     """
     order = sorted(values, key=lambda name: (values[name] if mode == "min" else -values[name], name))
     count = min(math.ceil(len(order) * quantile), len(order) // 2)

@@ -85,7 +85,10 @@ class Told:
 
 
 class TrialRun:
-    """One trial on its way. `next` waits for what comes next; `end` asks it to end at a checkpoint."""
+    """One trial on its way. `next` waits for what comes next; `end` asks it to end at a checkpoint.
+
+    It begins with the first `next`: Tune makes processes that it ends again before they have done anything.
+    """
 
     def __init__(self, work: Work, told: Told) -> None:
         self.work, self.told = work, told
@@ -95,13 +98,16 @@ class TrialRun:
         self._error: BaseException | None = None
         self._asked = False
         self._ended, self._leaving, self._taken = threading.Event(), threading.Event(), threading.Event()
+        self._is_ours = threading.Event()
+        """From here on it is this process that runs the trial."""
         self._looked = 0.0
         self._thread = threading.Thread(target=self._train, name=told.trial, daemon=True)
-        self._thread.start()
 
     def next(self) -> dict[str, Any]:
         """{"line": ...} of a validation, with whether it is the last step's; or {"end": status, "why"}."""
         wait = REMOTE_SECONDS if places.is_remote(self.run.path) else POLL_SECONDS
+        if self._thread.ident is None:
+            self._thread.start()
         while True:
             over = self._ended.is_set()  # asked before the last look at the lines
             if not self._waiting and self._taken.is_set():
@@ -118,6 +124,8 @@ class TrialRun:
     def end(self) -> bool:
         """Ask for a checkpoint and the end, and wait for it; whether it came."""
         self._leaving.set()
+        if self._thread.ident is None:
+            return True
         until = time.monotonic() + STOP_SECONDS
         while not self._ended.is_set() and time.monotonic() < until:
             self._ask()
@@ -131,6 +139,7 @@ class TrialRun:
                 HandOver(self.run, self.told.exploits).take()
             self._taken.set()  # before it, the lines may be of what it takes the place of
             if not self._leaving.is_set() and not self.work.folder.stop.exists():
+                self._is_ours.set()
                 self.work.run(self.work.recipe(self.told.trial, self.told.settings))
             else:
                 self._asked = True
@@ -144,6 +153,8 @@ class TrialRun:
         seen: lease.Holder | None = None
         until, since = time.monotonic() + 2 * STOP_SECONDS, time.monotonic()
         while (holder := lease.read(self.run.path)) is not None and not holder.is_gone():
+            if self._leaving.is_set():
+                return
             now = time.monotonic()
             if holder != seen:
                 seen, since = holder, now
@@ -161,7 +172,7 @@ class TrialRun:
     def _ask(self) -> None:
         """Again and again: a run that is just starting takes away what it finds of an earlier one."""
         self._asked = True
-        if self.run.settings.exists() and not self.run.stop.exists():
+        if self._is_ours.is_set() and self.run.settings.exists() and not self.run.stop.exists():
             places.create(self.run.stop, STOP.encode())
 
     def _steps(self) -> int:

@@ -84,3 +84,77 @@ def make_corpus(folder: Path) -> Path:
     out = folder / "corpus"
     Build(settings, out, list_files(settings.sources), run_here, lambda *_: None).run()
     return out
+
+
+def trial_lines(steps: int, rate: float, every: int = 20) -> list[dict[str, Any]]:
+    """Logged lines of a fine-tuning whose F1 comes to `rate`."""
+    return [
+        {
+            "step": step, "time": 1e9 + step, "attempt": "a",
+            **({"tokens": step * 512, "loss": 0.7 - rate * step / 200} if step else {}),
+            **({"val_loss": 0.7 - rate * step / 250, "val_f1_macro": rate * step / steps}
+               if step % every == 0 else {}),
+        }
+        for step in range(steps + 1)
+    ]  # fmt: skip
+
+
+SPACE = {
+    "finetune.optimizer.lr": {"log_uniform": [1e-4, 1e-2]},
+    "finetune.task.loss": ["cross_entropy", "hinge"],
+}
+
+
+def write_sweep(sweep: Path, trials: int = 12, **files: str) -> Path:
+    """A sweep's folder as llm.sweep leaves it: half of its trials stopped early, one failed before it had
+    numbers. F1 rises with the learning rate; the loss settles nothing. The last but one is the best."""
+    chance = random.Random(0)
+    rows = []
+    for number in range(trials - 1):
+        f1 = 0.5 + 0.4 * number / trials
+        step = 60 if number % 2 else 120
+        trial = f"t{number:02d}"
+        write_run(
+            sweep / "trials" / trial,
+            trial_lines(step, f1),
+            **{"settings.json": json.dumps({"format": FORMAT, "run_id": trial, "finetune": FINETUNE})},
+        )
+        rows.append(
+            [trial, "stopped_early" if number % 2 else "finished", step, 0.7 - f1 * step / 250, f1,
+             1e-4 * 100 ** (number / trials), chance.choice(["cross_entropy", "hinge"]), 30.5, 4.25, "",
+             f"step-{step:09d}-ab", ""]
+        )  # fmt: skip
+    rows.append([f"t{trials - 1:02d}", "failed", 0, "", "", 0.009, "hinge", 2.0, "", "", "", "no memory"])
+    best = rows[-2]
+    names = [
+        "trial", "status", "step", "val_loss", "val_f1_macro", *SPACE, "seconds", "start_seconds", "parent",
+        "checkpoint", "why",
+    ]  # fmt: skip
+    found = dict(zip(names, best, strict=True))
+    summary = {
+        "finished": True, "trials": trials, "stopped_early": sum(row[1] == "stopped_early" for row in rows),
+        "metric": "val_f1_macro", "mode": "max",
+        "best": {
+            "trial": found["trial"], "step": found["step"], "settings": {name: found[name] for name in SPACE},
+            "metrics": {name: found[name] for name in ("val_loss", "val_f1_macro")},
+        },
+    }  # fmt: skip
+    record = {
+        "format": "manta-sweep-1", "section": "finetune", "space": SPACE, "search": "random",
+        "scheduler": "asha", "metric": "val_f1_macro", "mode": "max", "recipe": {"finetune": FINETUNE},
+    }  # fmt: skip
+    texts = {
+        "sweep.json": json.dumps(record),
+        "trials.csv": "".join(",".join(map(str, row)) + "\n" for row in [names, *rows]),
+        "summary.json": json.dumps(summary),
+    }
+    for name, text in {**texts, **files}.items():
+        (sweep / name).write_text(text, encoding="utf-8")
+    return sweep
+
+
+FINETUNE = {
+    "steps": 120,
+    "best_by": "val_f1_macro",
+    "task": {"kind": "classification", "loss": "cross_entropy"},
+}

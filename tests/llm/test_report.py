@@ -237,7 +237,9 @@ def test_a_checkpoint_stands_for_its_run(tmp_path: Path) -> None:
 
 def test_what_is_neither_a_run_nor_a_corpus(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "mine")
-    with pytest.raises(UserError, match=r"neither a run .* nor a corpus .* did you mean .*runs/mine"):
+    with pytest.raises(
+        UserError, match=r"neither a run nor a sweep nor a corpus .* did you mean .*runs/mine"
+    ):
         write_report(tmp_path / "runs")
     with pytest.raises(UserError, match="no such folder"):
         write_report(tmp_path / "nowhere")

@@ -35,7 +35,8 @@ def finetuned(kind: str, folder: Path, model: str = "gpt", count: int = 30, **ta
         "finetune": settings.model_dump(mode="json"),
         "examples": {"path": str(examples), "digest": open_examples(examples).record["digest"]},
         "task": {
-            "kind": kind, "labels": record["labels"], "head": None if head is None else asdict(head), "lora": None,
+            "kind": kind, "labels": record["labels"], "head": None if head is None else asdict(head),
+            "lora": None,
         },
     }  # fmt: skip
     return write_run(folder / "run", shape(model), made, facts)

@@ -14,10 +14,12 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from cluster.errors import UserError
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
+from llm.generate import start_of
+from llm.loading import Loaded, build
 from llm.tasks.chat import Chat
 from llm.tasks.example_fields import BadExample, Message
 from tests.data_jobs.conftest import make_texts
-from tests.llm.tasks.task_files import ours
+from tests.llm.tasks.task_files import ours, shape
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
@@ -178,6 +180,17 @@ def test_templates_that_fail(template: str, reason: str, says: str) -> None:
 def test_no_template() -> None:
     with pytest.raises(UserError, match=r"chat_template: is no Jinja template: .*end of template"):
         Chat("{% for message in messages %}", ours(), [])
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_a_prompt_is_a_message_where_instructions_were_learned(template: str | None) -> None:
+    mine = ours()
+    settings: dict[str, Any] = {"finetune": {"task": {"kind": "instruction", "chat_template": template}}}
+    loaded = Loaded(build(shape("gpt"), mine.vocab_size), mine, settings, 1, Path("run"))
+    ids, flags = row_of(Chat(template, mine, [mine.eos_id]), TURNS[1:3])
+    assert start_of(loaded, mine, TURNS[1].content) == ids[: flags.index(True)]
+    plain = Loaded(loaded.model, mine, {}, 1, Path("run"))
+    assert start_of(plain, mine, "the ship") == [mine.eos_id, *mine.encode("the ship")]
 
 
 def test_json_in_a_template() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster import places
 from cluster.errors import RunError, UserError
 from llm.data.batches import worker_slice
 from llm.tasks.columns_file import Ragged, Texts, digest_of_columns, read_columns, write_columns
@@ -404,3 +405,20 @@ def test_a_record_is_json(tmp_path: Path) -> None:
     train = record["parts"]["train"]
     part = found.part("train")
     assert part is not None and train["tokens"] == int(part.tokens.sum()) and train["truncated"] == 0
+
+
+def test_files_and_examples_in_an_object_store(tmp_path: Path, bucket: str) -> None:
+    local = make_set("question_answering", tmp_path, records_of("question_answering", 20), val_fraction=0.2)
+    raw = places.at(bucket) / "raw"
+    places.write_bytes(raw / "train.jsonl", (tmp_path / "train.jsonl").read_bytes())
+    settings = settings_of("question_answering", f"{bucket}/raw/*.jsonl", val_fraction=0.2)
+    out = places.at(bucket) / "examples"
+    assert prepare_examples(settings, ours(), shape("gpt"), out) == local.record
+    assert prepare_examples(settings, ours(), shape("gpt"), out) == local.record
+    for name in ("train", "val"):
+        far, near = open_examples(out).part(name), local.part(name)
+        assert far is not None and near is not None and far.rows == near.rows
+        assert (
+            far.make(all_rows(far), all_rows(far), far.rows)[1]
+            == near.make(all_rows(near), all_rows(near), near.rows)[1]
+        )

@@ -68,3 +68,11 @@ def test_spans_begin_at_no_blank() -> None:
     for start, stop in zip(spans.starts.tolist(), spans.stops.tolist(), strict=True):
         assert start <= stop
         assert start == stop or not text[start].isspace()
+
+
+def test_a_token_inside_of_a_character_stands_for_all_of_it() -> None:
+    ((ids, ends),) = ours().encode_with_ends(["a🙂b"])
+    spans = spans_of("a🙂b", ends)
+    inside = [at for at, end in enumerate(ends.tolist()) if 1 < end <= 5]
+    assert len(inside) == 4 == len(ids) - 2  # bytes
+    assert {(spans.starts[at], spans.stops[at]) for at in inside} == {(1, 2)}

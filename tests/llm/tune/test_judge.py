@@ -205,7 +205,19 @@ def test_pbt_goes_on_from_the_best_with_settings_near_it(tmp_path: Path) -> None
     assert row["new"] == found.settings and set(row["old"]) == set(SPACE)
     by.ledger.close()
     again = judge(path, search="pbt", trials=2)
+    assert again.ledger.trials["t00001"].settings == found.settings
     assert vars(again.ledger.trials["t00001"]) == vars(trial)
+
+
+def test_pbt_compares_at_the_same_step(tmp_path: Path) -> None:
+    """A trial that is ahead is better by now; where the other stands it was worse."""
+    by = judge(tmp_path / "ledger.jsonl", search="pbt", trials=2)
+    for _ in range(2):
+        by.next_trial()
+    for step, value in ((10, 3.0), (20, 0.5), (30, 0.4)):
+        assert by.result("t00000", line(step, value), last=False) == GO_ON
+    assert by.result("t00001", line(10, 2.0), last=False) == GO_ON
+    assert isinstance(by.result("t00001", line(20, 1.0), last=False), Exploit)
 
 
 def test_nothing_stops_without_a_scheduler(tmp_path: Path) -> None:

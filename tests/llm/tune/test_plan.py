@@ -106,6 +106,20 @@ def test_a_population_trains_side_by_side(tmp_path: Path) -> None:
     )
 
 
+def test_what_needs_data_of_its_own_is_known_ahead(tmp_path: Path) -> None:
+    """Rows are made once for each, before two trials could make them at the same time."""
+    space = {LR: [1.0, 2.0], "pretrain.length": [32, 64], "pretrain.seed": [1]}
+    grid, _ = plan(tmp_path, {"space": space, "search": "grid"})
+    assert [row["pretrain.length"] for row in grid.distinct()] == [32, 64]
+    assert len(plan(tmp_path, {"space": {LR: [1.0, 2.0]}, "search": "grid"})[0].distinct()) == 1
+    pytest.importorskip("optuna")
+    drawn, _ = plan(tmp_path, {"space": space | {LR: {"uniform": [1.0, 2.0]}}, "search": "optuna"})
+    assert [row["pretrain.length"] for row in drawn.distinct()] == [32, 64]
+    assert (
+        len(plan(tmp_path, {"space": {LR: {"uniform": [1.0, 2.0]}}, "search": "optuna"})[0].distinct()) == 1
+    )
+
+
 def test_what_a_trial_is_told_travels_as_text() -> None:
     told = Told("t00003", {LR: 0.1 + 0.2, "x": ["a"]}, 40, 2)
     assert Told.from_json(told.to_json()) == told
