@@ -55,10 +55,7 @@ def run_together(function: Callable[..., Any], workers: int, *args: Any) -> Any:
 def _result(results: Any, processes: Sequence[Any]) -> Any:
     """The first word that comes: the first worker's result, or any one's failure."""
     while results.empty():
-        for rank, process in enumerate(processes):
-            process.join(0.05)
-            if process.exitcode and results.empty():
-                raise RunError(f"worker {rank} of {len(processes)} ended with status {process.exitcode}")
+        _look_for_ended(processes, 0.05, results)
     kind, value = results.get()
     match kind:
         case "result":
@@ -67,7 +64,16 @@ def _result(results: Any, processes: Sequence[Any]) -> Any:
             raise UserError(value)
         case "RunError":
             raise RunError(value)
+    _look_for_ended(processes, 1.0)  # who lost another says so, and the loss is what matters
     raise RuntimeError(f"in a worker:\n{value}")
+
+
+def _look_for_ended(processes: Sequence[Any], seconds: float, results: Any = None) -> None:
+    """RunError where one ended without a word; each is waited for so long."""
+    for rank, process in enumerate(processes):
+        process.join(seconds)
+        if process.exitcode and (results is None or results.empty()):
+            raise RunError(f"worker {rank} of {len(processes)} ended with status {process.exitcode}")
 
 
 def _serve(
