@@ -130,8 +130,8 @@ def judge_chart(sweep: Mapping[str, Any]) -> Chart:
     return Chart(
         "judges",
         "Pairs of the test part told right: more is better",
-        f"F1 is the mean of both classes'; {sweep['pairs']:,} pairs of modules that no model has seen, half "
-        "of them belong together.",
+        f"{sweep['pairs']:,} pairs of modules that no model has seen, half of them right. F1 is the "
+        f"mean of both classes'; a coin has about 0.5. {judge_words(sweep)}",
         [
             {
                 **bars("F1", scores, names, ["--green", "--blue", "--grey"],
@@ -148,6 +148,21 @@ def judge_chart(sweep: Mapping[str, Any]) -> Chart:
         ["who guesses", "accuracy", "F1", "F1 from (95 %)", "to"],
         [[*row, *each] for row, each in zip(rows, ends, strict=True)],
     )  # fmt: skip
+
+
+def judge_words(sweep: Mapping[str, Any]) -> str:
+    """What the intervals allow to say of the best."""
+    low, high = sweep["f1_intervals"]["best"]
+    fresh_low, fresh_high = sweep["f1_intervals"]["from_scratch"]
+    coin = "" if low > 0.5 else " The best is not told apart from a coin."
+    if low > fresh_high:
+        return "From pretrained weights is better than from fresh ones." + coin
+    if high < fresh_low:
+        return "From fresh weights is better than from pretrained ones." + coin
+    return (
+        "The intervals of pretrained and fresh weights overlap: these pairs do not tell which is better."
+        + coin
+    )
 
 
 def judge_rows(sweep: Mapping[str, Any]) -> list[tuple[str, float, float]]:

@@ -21,7 +21,7 @@ from cluster.recipe import load_recipe
 from llm import demo, demo_baselines, demo_models, demo_results, demo_stages
 from llm.demo_results import Folders
 from llm.pages.corpus import corpus_numbers
-from llm.pages.journey import baseline_rows, guess_words, journey_body
+from llm.pages.journey import baseline_rows, guess_words, journey_body, judge_words
 from llm.pages.page import page
 from llm.pages.sweep_numbers import sweep_numbers
 from llm.pages.training import run_numbers
@@ -347,6 +347,24 @@ def test_results_of_an_older_checkpoint_are_not_reused(tmp_path: Path) -> None:
     assert demo_stages.is_newer(result, tmp_path)
     os.utime(index, (30, 30))
     assert not demo_stages.is_newer(result, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("best", "fresh", "words"),
+    [
+        ([0.6, 0.7], [0.48, 0.55], "From pretrained weights is better than from fresh ones."),
+        (
+            [0.48, 0.55],
+            [0.56, 0.7],
+            "From fresh weights is better than from pretrained ones. The best is not",
+        ),
+        ([0.55, 0.7], [0.5, 0.6], "overlap: these pairs do not tell which is better."),
+        ([0.45, 0.55], [0.45, 0.54], "is not told apart from a coin."),
+    ],
+)
+def test_what_the_intervals_allow_to_say(best: list[float], fresh: list[float], words: str) -> None:
+    said = judge_words({"f1_intervals": {"best": best, "from_scratch": fresh}})
+    assert words in said and ("coin" in said) == (best[0] <= 0.5)
 
 
 def test_the_majoritys_f1_is_scikit_learns() -> None:
