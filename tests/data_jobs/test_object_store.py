@@ -254,7 +254,9 @@ def test_prepare_writes_there(
     assert open_corpus(place, cache=Cache(tmp_path)).corpus_id != made_here["corpus_id"]
 
 
-def test_scratch_of_a_finished_corpus_is_not_sent(bucket: str, texts: list[str], tmp_path: Path) -> None:
+def test_scratch_of_a_finished_corpus_is_not_sent(
+    s3: S3, bucket: str, texts: list[str], tmp_path: Path
+) -> None:
     """Killed between the manifest and the removal of the scratch, which holds every text."""
     path = write_jsonl(tmp_path / "in.jsonl", texts)
     recipe = tmp_path / "small.yaml"
@@ -269,6 +271,8 @@ def test_scratch_of_a_finished_corpus_is_not_sent(bucket: str, texts: list[str],
     prepare(settings_for(path, shard_bytes=20_000, val_fraction=0.1), scratch)
     (scratch / ".work").mkdir()
     (scratch / ".work" / "texts.arrow").write_bytes(b"every text")
+    s3.log()
     assert main([str(recipe), "--engine", "local"]) == 0
-    assert "manifest.json" in place.sizes() and not [name for name in place.sizes() if ".work" in name]
+    sent = [path for method, path, _ in s3.log() if method == "PUT"]
+    assert any("manifest.json" in path for path in sent) and not any(".work" in path for path in sent)
     assert not scratch.exists()

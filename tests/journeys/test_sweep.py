@@ -183,7 +183,7 @@ def undisturbed(sweeps: Sweeps) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
 def test_a_sweep_that_is_ended_goes_on(
     sweeps: Sweeps, undisturbed: dict[str, Any], sign: signal.Signals
 ) -> None:
