@@ -57,12 +57,8 @@ def draw(at: Folders, budgets: Mapping[str, float]) -> dict[str, Any]:
 
     Returns the numbers of report.json.
     """
-    results = {
-        name: read_json(at.result(name))
-        for name in (
-            "evaluation", "guesses", "texts", "fillings", "baselines", "seconds", "told", "told_from_nothing",
-        )
-    }  # fmt: skip
+    names = ("evaluation", "guesses", "texts", "fillings", "baselines", "seconds")
+    results = {name: read_json(at.result(name)) for name in names}
     corpus, run, bert = corpus_numbers(at.corpus), run_numbers(at.gpt), run_numbers(at.bert)
     sweep, pairs = sweep_numbers(at.sweep), read_json(at.pairs / "pairs.json")
     summary = assemble_summary(

@@ -309,6 +309,33 @@ def test_the_page_of_the_demo(corpus: Path, tmp_path: Path, capsys: pytest.Captu
     assert "704 pairs" in out and "from nothing, same settings" in out and "0.690" in out
 
 
+def test_everything_is_drawn_from_what_the_stages_leave(corpus: Path, tmp_path: Path) -> None:
+    at = Folders(tmp_path, corpus, *(tmp_path / name for name in ("gpt", "bert", "sweep", "nothing")))
+    run = {"parameters": 1, "workers": 2, "zero_stage": 1, "tokens_per_second": 20_000.0}
+    for folder in (at.gpt, at.bert):
+        write_run(folder, **{"summary.json": json.dumps(run)})
+    write_sweep(at.sweep)
+    for folder in (at.best, at.from_nothing, at.pairs):
+        folder.mkdir()
+    left = {
+        at.told: TOLD, at.told_from_nothing: NOTHING, at.pairs / "pairs.json": PAIRS,
+        at.result("evaluation"): {"bits_per_byte": 1.25}, at.result("guesses"): GUESSES,
+        at.result("texts"): {"texts": []}, at.result("fillings"): {"fillings": FILLINGS},
+        at.result("baselines"): {"gzip_bits_per_byte": 1.9, "xz_bits_per_byte": 1.7},
+        at.result("seconds"): {},
+    }  # fmt: skip
+    for path, value in left.items():
+        path.write_text(json.dumps(value))
+    numbers = demo_results.draw(at, {"prepare": 50})
+    assert json.loads((tmp_path / "summary.json").read_text()) == numbers["summary"]
+    assert json.loads((tmp_path / "report.json").read_text()) == numbers
+    assert numbers["summary"]["sweep"]["best"]["f1"] == 0.69
+    check_charts((tmp_path / "report.html").read_text())
+    stamp = (tmp_path / "report.html").stat().st_mtime_ns
+    assert demo_results.draw(at, {"prepare": 50}) == numbers
+    assert (tmp_path / "report.html").stat().st_mtime_ns == stamp
+
+
 @pytest.mark.parametrize(
     ("text", "probability", "words"),
     [
