@@ -178,7 +178,8 @@ def pair_words(pairs: Mapping[str, Any], sweep: Mapping[str, Any]) -> str:
     names = short_names(list(settings))
     best = ", ".join(f"{names[name]} {blocks.number(value)}" for name, value in settings.items())
     sizes = ", ".join(
-        f"{name} {part['pairs']:,} of {part['modules']:,} modules" for name, part in parts.items()
+        f"{name} {parts[name]['pairs']:,} of {parts[name]['modules']:,} modules"
+        for name in ("train", "val", "test")
     )
     return (
         f"A docstring beside its own function or another one: {sizes}. No module is in two parts, and those "
