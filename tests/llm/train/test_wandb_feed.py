@@ -23,7 +23,7 @@ from llm.training_settings import WandbSettings
 from tests.journeys.wandb_file import history
 from tests.llm.train.wandb_server import WandbServer, wandb_server
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.alone]
 ROOT = Path(__file__).resolve().parents[3]
 ROWS: list[dict[str, Any]] = [{"step": step, "loss": 1 / (step + 1), "lr": 0.1} for step in range(30)]
 WANTED = {row["step"]: row["loss"] for row in ROWS}
