@@ -29,7 +29,7 @@ setup: ## install what is missing into .venv (EXTRAS=dev,bench,aws)
 demo: setup ## raw text to a trained model on this machine: runs/demo/report.html
 	@$(RUN) llm.demo
 
-# Those without Ray in two processes, then alone those that start one or look at the clock. Both are run, and both results count.
+# Most in two processes, then alone those that start Ray or look at the clock. Both are run, and both results count.
 QUICK := not slow and not gpu and not faults
 test: setup ## the tests that need no GPU and no patience
 	@$(RUN) pytest -n 2 --dist loadfile -m "$(QUICK) and not ray and not alone"; first=$$?; [ $$first -eq 2 ] && exit 2; \

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cluster.errors import RunError
+from llm.settings import PretrainSettings
 from llm.train.checkpoints.layout import RunState
 from llm.train.guard import (
     GuardState,
@@ -75,7 +76,8 @@ def test_the_window_holds_the_last_applied_steps() -> None:
 
 
 def test_so_many_in_a_row_end_the_run() -> None:
-    settings, state = GuardSettings(max_skips=3), GuardState(last_applied=4)
+    settings = PretrainSettings.model_validate({"guard": {"max_skips": 3}})
+    state = GuardState(last_applied=4)
     for _ in range(3):
         check_row(state, settings, 7, (16, 28), "loss nan")
         state = after_skipped(state, "gradient")

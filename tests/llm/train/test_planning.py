@@ -11,6 +11,7 @@ from llm.settings import ModelSettings, PretrainSettings
 from llm.train.memory import memory_of
 from llm.train.out_of_memory import advice, is_out_of_memory
 from llm.train.planning import CONTEXT, GIB, PROCESS, Room, fits, largest_micro_batch, layouts, name_of
+from llm.train.worker import Job
 
 MODEL = ModelSettings.model_validate({"preset": "gpt2-124m"})
 VOCAB = 50_257
@@ -70,9 +71,25 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
     assert largest_micro_batch(MODEL, settings, VOCAB, 2, False, Room(None, None)) is None
 
 
+def job_of(settings: PretrainSettings) -> Job:
+    """A job of these settings that is never begun."""
+    return Job(
+        model=MODEL.model_dump(mode="json"),
+        section="pretrain",
+        settings=settings.model_dump(mode="json"),
+        data="corpus",
+        vocab_size=VOCAB,
+        start=None,
+        run="run",
+        run_id="run-1",
+        launch="launch",
+        lease={},
+    )
+
+
 def test_the_advice_has_the_plans_numbers() -> None:
     settings = settings_of(zero_stage=1)
-    words = advice(MODEL.model_dump(mode="json"), settings.model_dump(mode="json"), VOCAB, 4, gpu=True)
+    words = advice(job_of(settings), 4, gpu=True)
     now = memory_of(MODEL, settings, VOCAB, 4, gpu=True)
     half = memory_of(MODEL, settings.model_copy(update={"micro_batch": 8}), VOCAB, 4, gpu=True)
     assert f"each of 4 workers takes {now.device / GIB:.2f} GiB at {now.peak.name}" in words
@@ -88,7 +105,7 @@ def test_the_advice_has_the_plans_numbers() -> None:
 
 def test_a_higher_stage_is_advised_where_it_helps() -> None:
     settings = settings_of(zero_stage=0, micro_batch=1, length=64)
-    words = advice(MODEL.model_dump(mode="json"), settings.model_dump(mode="json"), VOCAB, 8, gpu=False)
+    words = advice(job_of(settings), 8, gpu=False)
     first = memory_of(MODEL, settings.model_copy(update={"zero_stage": 1}), VOCAB, 8)
     assert f"pretrain.zero_stage 1: {first.device / GIB:.2f} GiB" in words
 
@@ -96,7 +113,7 @@ def test_a_higher_stage_is_advised_where_it_helps() -> None:
 def test_advice_tells_only_what_helps() -> None:
     settings = settings_of(zero_stage=3, batch=1, micro_batch=1, offload={"optimizer": "cpu"},
                            activation_checkpointing=True, selfcheck=False)  # fmt: skip
-    words = advice(MODEL.model_dump(mode="json"), settings.model_dump(mode="json"), VOCAB, 1, gpu=True)
+    words = advice(job_of(settings), 1, gpu=True)
     assert words.endswith("a smaller model, or a smaller pretrain.length")
 
 
