@@ -125,7 +125,7 @@ def train(parts: Parts, state: RunState) -> tuple[RunState, dict[str, Any]]:
                 parts.on_commit(seen_commit)
             found = _look(parts, state)
             score = _agreed(parts, parts.score(found))
-            if score is not None:
+            if score is not None and parts.patience is not None:
                 state = replace(state, best=after_score(state.best, state.step, score, parts.least_gain))
             ends = is_over(state.best, parts.patience)
             if ends and is_due(state.step, settings) and settings.validation.max_samples is not None:
