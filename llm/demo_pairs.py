@@ -68,7 +68,7 @@ def make_pairs(corpus: Path, out: Path) -> None:
         if name.startswith("clean.")
     }
     held = {sha256(text.encode()) for text in validation_documents(corpus)}
-    parts, left_out = collect(library(rules), held)
+    parts, left_out = collect(stdlib_modules(rules), held)
     out.mkdir(parents=True, exist_ok=True)
     counts = {}
     for part in PARTS:
@@ -81,7 +81,7 @@ def make_pairs(corpus: Path, out: Path) -> None:
     print("pairs: functions left out:", ", ".join(f"{n:,} {why}" for why, n in left_out.items()))
 
 
-def library(rules: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def stdlib_modules(rules: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(module, source) of the standard library that runs this, cleaned as the corpus was, sorted by name.
 
     A file that is not UTF-8 is left out here as it is there.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 
 from cluster import places
 from cluster.errors import UserError, run_command
-from cluster.recipe import Recipe, read_command
+from cluster.recipe import Recipe
 from cluster.settings import ClusterSettings
 from data_jobs.tokens.tokenizer import Tokenizer, load_tokenizer
 from llm.model.tasks import check_task
@@ -24,7 +23,7 @@ from llm.tasks.scoring import metric_names
 from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_length, tell_of_padding
 from llm.train.run_folder import RunFolder, open_run
-from llm.train.running import Prepared, Run, RunOptions, add_run_options, train_run
+from llm.train.running import Prepared, Run, RunOptions, train_command, train_run
 from llm.train.start import check_start, check_writes, find_start, model_over
 
 DESCRIPTION = """Fine-tune a pretrained model, ours or an imported one, on a task: examples in JSON lines, CSV
@@ -33,13 +32,7 @@ or Parquet. The same command again continues from the last good checkpoint; a fi
 
 
 def main(argv: list[str]) -> int:
-    recipe = read_command("python -m llm.finetune", DESCRIPTION, argv, add_run_options)
-    summary = run(recipe)
-    if recipe.options.json:
-        sys.stdout.write(places.to_json(summary).decode())
-    else:
-        print(f"{places.absolute(recipe.out('finetune'))}: {in_a_line(summary)}")
-    return 0
+    return train_command("finetune", DESCRIPTION, argv, run, in_a_line)
 
 
 def run(recipe: Recipe) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 from cluster import places
 from cluster.errors import run_command
-from cluster.recipe import Recipe, read_command
+from cluster.recipe import Recipe
 from cluster.settings import ClusterSettings
 from data_jobs import open_corpus
 from data_jobs.tokens.tokenizer import Tokenizer
@@ -16,7 +15,7 @@ from llm.settings import ModelSettings, PretrainSettings
 from llm.train.checkpoints.save import committed_folders
 from llm.train.launch import check_fits
 from llm.train.run_folder import RunFolder, open_run
-from llm.train.running import Prepared, Run, RunOptions, add_run_options, train_run
+from llm.train.running import Prepared, Run, RunOptions, train_command, train_run
 from llm.train.start import check_start, check_writes, find_start, model_over
 
 DESCRIPTION = """Pretrain a model on a corpus. The same command again continues from the last good checkpoint
@@ -24,13 +23,7 @@ and ends with the same result; a finished run is left alone."""
 
 
 def main(argv: list[str]) -> int:
-    recipe = read_command("python -m llm.pretrain", DESCRIPTION, argv, add_run_options)
-    summary = run(recipe)
-    if recipe.options.json:
-        sys.stdout.write(places.to_json(summary).decode())
-    else:
-        print(f"{places.absolute(recipe.out('pretrain'))}: {in_a_line(summary)}")
-    return 0
+    return train_command("pretrain", DESCRIPTION, argv, run, in_a_line)
 
 
 def run(recipe: Recipe) -> dict[str, Any]:

@@ -119,11 +119,16 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any] | None:
         """What a finished run says of itself; None while it is not finished."""
-        try:
-            value: dict[str, Any] = json.loads(self.summary.read_bytes())
-        except FileNotFoundError:
-            return None
-        return value
+        return read_if_there(self.summary)
+
+
+def read_if_there(path: Place) -> dict[str, Any] | None:
+    """An object of a JSON file; None where there is none."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    return value
 
 
 def is_finished(summary: dict[str, Any] | None, settings: RunSettings) -> bool:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cluster import places
 from cluster.jobs import has_ended, this_job
 from cluster.lease import hold
+from cluster.recipe import Recipe, read_command
 from cluster.settings import ClusterSettings
 from llm.run_settings import RunSettings
 from llm.train.job import Job
@@ -47,6 +49,23 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="let this plan field differ from the run's own",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
+
+
+def train_command(
+    section: str,
+    description: str,
+    argv: Sequence[str],
+    run: Callable[[Recipe], dict[str, Any]],
+    in_a_line: Callable[[dict[str, Any]], str],
+) -> int:
+    """`python -m llm.<section> RECIPE ...`: train, then tell of the run by its summary."""
+    recipe = read_command(f"python -m llm.{section}", description, argv, add_run_options)
+    summary = run(recipe)
+    if recipe.options.json:
+        sys.stdout.write(places.to_json(summary).decode())
+    else:
+        print(f"{places.absolute(recipe.out(section))}: {in_a_line(summary)}")
+    return 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from cluster import lease, places
 from cluster.errors import RunError, UserError
 from cluster.places import Place
+from llm.train.run_folder import read_if_there
 
 FORMAT = "manta-sweep-1"
 
@@ -79,11 +80,7 @@ class SweepFolder:
 
     def read_summary(self) -> dict[str, Any] | None:
         """What a finished sweep says of itself; None while it is not finished."""
-        try:
-            value: dict[str, Any] = json.loads(self.summary.read_bytes())
-        except FileNotFoundError:
-            return None
-        return value
+        return read_if_there(self.summary)
 
 
 def open_sweep(

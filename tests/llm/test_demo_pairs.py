@@ -26,7 +26,7 @@ HELD = ("json/decoder.py", "textwrap.py", "tarfile.py")  # as if they were the c
 @pytest.fixture(scope="module")
 def library() -> list[tuple[str, str]]:
     """A fifth of the standard library, and the modules that are held out."""
-    modules = list(demo_pairs.library({"form": "NFC"}))
+    modules = list(demo_pairs.stdlib_modules({"form": "NFC"}))
     return [(name, text) for i, (name, text) in enumerate(modules) if i % 5 == 0 or name in HELD]
 
 
