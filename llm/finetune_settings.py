@@ -141,7 +141,7 @@ class FinetuneSettings(RunSettings):
     lora: LoraSettings = identity(LoraSettings(), "low-rank adapters instead of the weights themselves")
 
     epochs: float | None = plan(
-        None, "times that each example of the training part is seen; replaces `steps`", gt=0
+        None, "times that each example of the training part is seen, instead of `steps`", gt=0
     )
     steps: int = plan(300, "optimizer steps", ge=1)
     length: int = plan(128, "most tokens of a row; rows are padded to the longest of their micro-batch", ge=8)
@@ -172,6 +172,10 @@ class FinetuneSettings(RunSettings):
     @model_validator(mode="after")
     def _task_agrees(self) -> FinetuneSettings:
         kind, task = self.task.kind, self.task
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            raise ValueError(
+                "steps and epochs both say how long the training is: leave one out (--finetune.epochs null)"
+            )
         if task.loss == "hinge" and kind not in ("classification", "multi_label"):
             raise ValueError(f"task.loss hinge is for classification and multi_label, task.kind is {kind}")
         if task.class_weights != "none" and kind not in ("classification", "token_classification"):

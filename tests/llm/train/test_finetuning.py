@@ -70,6 +70,7 @@ def finetune(
     settings = {
         **COMMON, "start_from": str(start), "out": str(folder / "run"), "data": files, **changes,
     }  # fmt: skip
+    settings = {name: value for name, value in settings.items() if name != "steps" or value is not None}
     recipe = folder / "recipe.yaml"
     folder.mkdir(exist_ok=True)
     recipe.write_text(yaml.safe_dump({"finetune": settings}))
@@ -99,7 +100,9 @@ def test_it_learns_and_goes_on_as_if_never_stopped(tmp_path: Path, start: Path, 
 
 def test_each_row_comes_once_an_epoch(tmp_path: Path, start: Path, data: Path) -> None:
     """128 rows of the training part (160 less two tenths), 16 steps of 8: one epoch."""
-    summary = finetune(tmp_path, start, data, epochs=1)
+    with pytest.raises(UserError, match="steps and epochs both say"):
+        finetune(tmp_path, start, data, epochs=1)
+    summary = finetune(tmp_path, start, data, epochs=1, steps=None)
     assert summary["steps"] == 16
     assert json.loads((tmp_path / "run/settings.json").read_text())["finetune"]["steps"] == 16
 
